@@ -1,0 +1,39 @@
+"""What is traced: a model, how it is called, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that can be traced, as a user's factory returns it.
+
+    Example::
+
+        def build():
+            params = load("model.safetensors")
+            return firstdiff.Subject(
+                model=params,
+                call=lambda params, input_ids, attention_mask=None: Qwen2(config).apply(
+                    {"params": params}, input_ids, attention_mask
+                ),
+            )
+    """
+
+    model: Any
+    """A torch module, an NNX or Equinox module, a Keras model, or the parameter tree beside a linen, Haiku or plain function."""
+    call: Callable[..., Any] | None = None
+    """``call(model, **inputs)`` runs one forward pass; None means ``model(**inputs)``."""
+    inputs: Mapping[str, Any] | None = None
+    """Default inputs by keyword, used when the command line or the reference trace gives none."""
+    framework: str | None = None
+    """`torch`, `linen`, `nnx`, `equinox`, `haiku`, `keras` or `functions`; None means: find out."""
+    name: str = ""
+    """How the user named it; filled in when it is loaded from `file.py:name`."""
+    module: Any | None = None
+    """The linen module, where the user wants modules that never fired listed beyond what the parameter tree shows."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The model's configuration, for the header; found by itself for Hugging Face models."""
