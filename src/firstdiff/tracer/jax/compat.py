@@ -1,0 +1,124 @@
+"""Every private or unstable corner of JAX that firstdiff touches. Apart, so that a new JAX breaks
+one file.
+
+Checked with jax 0.10.2. What is here moved between releases: the shape of `get_bind_params`, the
+name of a value's varying manual axes, where user contexts and source information live.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import jax
+from jax._src import sharding_impls, source_info_util
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+UNSPECIFIED: Any = cast("Any", sharding_impls).UNSPECIFIED
+"""What `jit` stores for an operand whose sharding is left to the compiler."""
+
+JIT = frozenset({"jit", "pjit"})
+"""Names of the primitive that `jax.jit` binds."""
+INLINED = frozenset({"remat2", "remat", "checkpoint", "closed_call", "core_call"}) | frozenset(
+    {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_vmap_call"}
+)
+"""Names of primitives whose forward meaning is that of the one jaxpr they hold."""
+
+_PACKAGES = ("firstdiff", "flax", "haiku", "equinox", "keras", "jax")
+_FRAMEWORKS = tuple(f"{os.sep}{package}{os.sep}" for package in _PACKAGES)
+_OURS = str(Path(__file__).parents[2]) + os.sep
+
+_capture = cast("Any", jax).make_user_context(None)
+
+
+@contextlib.contextmanager
+def capturing(token: object) -> Iterator[None]:
+    """Make ``token`` (hashable, compared by value) part of every `jax.jit` cache key inside.
+
+    A function that was jitted and called before would otherwise be taken from its cache, untapped;
+    and a trace made with taps would be taken from the cache by later plain calls.
+    """
+    with _capture(token):
+        yield
+
+
+def capture_token() -> Any:
+    """The token of the capture that is tracing now in this thread, None outside."""
+    return _capture.value
+
+
+def inner_jaxpr(eqn: JaxprEqn) -> ClosedJaxpr | None:
+    """The jaxpr of an equation named in `JIT` or `INLINED`; None where this JAX stores it in
+    another place."""
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr", "call"):
+        found = eqn.params.get(name)
+        if isinstance(found, ClosedJaxpr):
+            return found
+        if isinstance(found, Jaxpr):
+            return ClosedJaxpr(found, ())
+    return None
+
+
+def jaxprs_of(eqn: JaxprEqn) -> Iterator[Jaxpr]:
+    """Every jaxpr that an equation holds in its parameters."""
+    for param in eqn.params.values():
+        for item in param if isinstance(param, tuple | list) else (param,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """Bind ``eqn`` unchanged to ``operands``, under the contexts (matmul precision, mesh, names) it
+    was traced in."""
+    primitive: Any = eqn.primitive
+    bound = primitive.get_bind_params(eqn.params)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)
+    with in_context(eqn):
+        result = primitive.bind(*functions, *operands, **params)
+    return list(result) if primitive.multiple_results else [result]
+
+
+@contextlib.contextmanager
+def in_context(eqn: JaxprEqn) -> Iterator[None]:
+    """Trace under the configuration, name stack and source line of ``eqn``."""
+    stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    named = source_info_util.user_context(eqn.source_info.traceback, name_stack=stack)
+    with named, eqn.ctx.manager:
+        yield
+
+
+def varying_axes(value: Any) -> frozenset[str]:
+    """Names of the manual mesh axes over which ``value`` differs, inside a checked `shard_map`."""
+    aval = jax.typeof(value)
+    manual = getattr(aval, "manual_axis_type", None)
+    return frozenset(manual.varying if manual is not None else aval.vma)
+
+
+def to_varying(value: Any, axes: tuple[str, ...]) -> Any:
+    """``value``, now typed as varying over ``axes`` too."""
+    missing = tuple(axis for axis in axes if axis not in varying_axes(value))
+    return jax.lax.pcast(value, missing, to="varying") if missing else value
+
+
+def source_line(eqn: JaxprEqn) -> str:
+    """`file:line` of the innermost user frame of ``eqn``; "" when there is none.
+
+    Frames of JAX, of the model frameworks and of firstdiff are not the user's.
+    """
+    for frame in source_info_util.user_frames(eqn.source_info.traceback):
+        if not _is_framework(frame.file_name):
+            return f"{frame.file_name}:{frame.start_line}"
+    return ""
+
+
+def _is_framework(file: str) -> bool:
+    return file.startswith(_OURS) or (
+        "site-packages" in file and any(package in file for package in _FRAMEWORKS)
+    )
