@@ -1,0 +1,46 @@
+"""The trace file: what it holds, writing it, reading it, rescuing it. Ground floor: numpy and h5py alone."""
+
+from __future__ import annotations
+
+from firstdiff.traces.errors import (
+    CaptureError,
+    FirstdiffError,
+    InputMismatch,
+    OptionError,
+    SubjectError,
+    TraceError,
+)
+from firstdiff.traces.reader import Input, Trace, open_trace
+from firstdiff.traces.schema import (
+    FORMAT_VERSION,
+    Activation,
+    Axis,
+    Digest,
+    Header,
+    Key,
+    Place,
+    Site,
+)
+from firstdiff.traces.writer import TraceWriter, describe
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Activation",
+    "Axis",
+    "CaptureError",
+    "Digest",
+    "FirstdiffError",
+    "Header",
+    "Input",
+    "InputMismatch",
+    "Key",
+    "OptionError",
+    "Place",
+    "Site",
+    "SubjectError",
+    "Trace",
+    "TraceError",
+    "TraceWriter",
+    "describe",
+    "open_trace",
+]
