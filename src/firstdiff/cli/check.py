@@ -1,0 +1,59 @@
+"""`firstdiff check`: run a port on the reference's own inputs, and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firstdiff.cli import options
+from firstdiff.cli.output import progress
+from firstdiff.cli.verdict import deliver
+
+
+def check(
+    reference: Annotated[Path, typer.Argument(help="The reference's trace.", metavar="REF")],
+    subject: Annotated[
+        str, typer.Argument(help="The port: file.py:name, package.module:name, or hf:DIR.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Keep the port's trace here; otherwise it is removed.",
+        ),
+    ] = None,
+    map_file: options.Map = None,
+    dtype: options.Dtype = None,
+    select: options.Select = None,
+    eager: options.Eager = False,
+    exact: options.Exact = False,
+    framework: options.Framework = None,
+    no_verify: options.NoVerify = False,
+    parquet: options.Parquet = None,
+    all_rows: options.All = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Capture SUBJECT with the inputs of REF, then diff the two."""
+    from firstdiff.checking import check as run
+
+    with progress(quiet=json) as step:
+        result = run(
+            reference,
+            subject,
+            output=output,
+            map=map_file,
+            dtype=dtype,
+            select=tuple(select or ()),
+            mode="eager" if eager else "jit",
+            exact=exact,
+            framework=framework,
+            verify=not no_verify,
+            force=force,
+            progress=step,
+        )
+    deliver(result, parquet=parquet, all_rows=all_rows, json=json)

@@ -1,0 +1,69 @@
+"""`firstdiff demo`: the product in a minute, on a model that it makes itself."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from firstdiff.cli.output import echo_json, progress
+
+if TYPE_CHECKING:
+    from firstdiff.diff import Diff
+    from firstdiff.recording import Capture
+
+
+def demo(
+    framework: Annotated[str, typer.Option(help="The port's framework.")] = "linen",
+    fault: Annotated[
+        str, typer.Option(help="The mistake in the faulty port.")
+    ] = "rotary_interleaved",
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the prompt.")] = 0,
+    dtype: Annotated[str, typer.Option(help="Dtype of both sides.")] = "float32",
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the checkpoint and the traces in this folder."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Capture a tiny Qwen2 in PyTorch, check a faulty JAX port of it, then the right one."""
+    from firstdiff.demonstration import demo as run
+
+    with ExitStack() as stack:
+        folder = keep or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="firstdiff-demo-"))
+        )
+        step = stack.enter_context(progress(quiet=json))
+        result = run(
+            folder,
+            framework=framework,
+            fault=fault,
+            seed=seed,
+            dtype=dtype,
+            on_capture=lambda capture: None if json else print_capture(capture),
+            on_diff=lambda title, found: None if json else print_result(title, found, framework),
+            progress=step,
+        )
+    if json:
+        echo_json({"faulty": result.faulty.as_dict(), "right": result.right.as_dict()})
+    elif keep:
+        typer.echo(
+            f"\nThe checkpoint and the three traces are in {keep}; look into one: firstdiff show {keep}/ref.h5"
+        )
+
+
+def print_capture(capture: Capture) -> None:
+    """The reference, once."""
+    typer.echo("A tiny Qwen2 in PyTorch, recorded once:\n")
+    typer.echo("\n".join(capture.lines()))
+
+
+def print_result(title: str, result: Diff, framework: str) -> None:
+    """One port's verdict under a heading of its own."""
+    from firstdiff.diff.report.text import print_diff
+
+    typer.echo(f"\nA {framework} port of it: {title}\n")
+    print_diff(result)

@@ -1,0 +1,56 @@
+"""Options that several commands share, so that one spelling and one help text serve them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
+Select = Annotated[
+    list[str] | None,
+    typer.Option("--select", metavar="GLOB", help="Keep modules whose path matches; repeatable."),
+]
+InputsOnly = Annotated[
+    bool, typer.Option("--inputs-of", help="Record what modules receive, not what they return.")
+]
+OutputsOnly = Annotated[
+    bool, typer.Option("--outputs-only", help="Record what modules return, not what they receive.")
+]
+Digest = Annotated[
+    bool, typer.Option("--digest", help="Keep statistics of every activation, not its elements.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", help="Load the weights in this dtype: float32, bfloat16, float16, float64."
+    ),
+]
+Eager = Annotated[bool, typer.Option("--eager", help="JAX: run op by op instead of under jit.")]
+Exact = Annotated[bool, typer.Option("--exact", help="JAX: compile without excess precision.")]
+Framework = Annotated[
+    str | None, typer.Option("--framework", help="The port's framework, when the guess is wrong.")
+]
+NoVerify = Annotated[
+    bool,
+    typer.Option(
+        "--no-verify", help="Do not check that tracing left the model's output unchanged."
+    ),
+]
+Map = Annotated[
+    Path | None,
+    typer.Option(
+        "--map",
+        metavar="FILE.toml",
+        help='Module pairs of your own: "reference path" = "port path".',
+    ),
+]
+Parquet = Annotated[
+    Path | None,
+    typer.Option("--parquet", metavar="FILE", help="Also write the table of pairs as Parquet."),
+]
+All = Annotated[
+    bool, typer.Option("--all", help="Print every row; agreeing ones are collapsed otherwise.")
+]

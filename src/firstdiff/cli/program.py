@@ -1,0 +1,83 @@
+"""The program: its commands, and what becomes of an error.
+
+Exit codes: 0 the traces agree, 1 they diverge, 2 trouble (bad input, interrupted, out of disk).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from firstdiff.cli.capture import capture
+from firstdiff.cli.check import check
+from firstdiff.cli.demo import demo
+from firstdiff.cli.diff import diff
+from firstdiff.cli.recover import recover
+from firstdiff.cli.show import show
+from firstdiff.traces.errors import FirstdiffError, SubjectError
+from firstdiff.version import __version__
+
+TROUBLE = 2
+
+app = typer.Typer(
+    name="firstdiff",
+    help="Where does a JAX port of a PyTorch model first go wrong, and why?",
+    epilog="Exit codes: 0 the traces agree, 1 they diverge, 2 trouble.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (capture, check, diff, show, recover, demo):
+    app.command()(command)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and stop, when asked for."""
+    if wanted:
+        typer.echo(f"firstdiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def firstdiff(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Where does a JAX port of a PyTorch model first go wrong, and why?"""
+
+
+def main() -> None:
+    """Run the command line; never a traceback for a user's mistake."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = TROUBLE
+    except FirstdiffError as error:
+        code = report(error)
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("firstdiff: interrupted", err=True)
+        code = TROUBLE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def report(error: FirstdiffError) -> int:
+    """Print one line; below it the traceback of the user's own code, when that is what failed."""
+    typer.echo(f"firstdiff: {error}", err=True)
+    if isinstance(error, SubjectError) and error.__cause__ is not None:
+        typer.echo("".join(traceback.format_exception(error.__cause__)).rstrip(), err=True)
+    return TROUBLE

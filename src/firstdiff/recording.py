@@ -1,0 +1,348 @@
+"""`capture`: from a subject and its inputs to a complete trace. Apart from the tracers, which know no files."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from firstdiff.inputs import Inputs, host_inputs, parse_input_ids, read_inputs
+from firstdiff.models.loading import describe, load_subject, takes
+from firstdiff.models.subject import Subject
+from firstdiff.recorders import Plan, recorder_for
+from firstdiff.tracer.selection import Selection
+from firstdiff.traces import Header, TraceWriter, widen
+from firstdiff.traces.errors import CaptureError, OptionError, SubjectError
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One finished capture."""
+
+    path: Path
+    """The trace."""
+    header: Header
+    """How it was made."""
+    activations: int
+    """Recorded activations."""
+    nbytes: int
+    """Size of the file in bytes."""
+    seconds: float
+    """Wall time, loading the model included."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, as plain JSON types."""
+        return {**asdict(self), "path": str(self.path)}
+
+    def lines(self) -> list[str]:
+        """What the command line prints."""
+        head = self.header
+        kind = head.model.get("type") or head.model.get("class") or head.subject
+        floors = ", ".join(head.extra.get("floors", {}))
+        held = f"{self.activations} activations" + (f" + noise floor ({floors})" if floors else "")
+        made = [
+            f"{self.path}  {kind}",
+            f"{head.framework} {head.dtype}",
+            head.mode,
+            held,
+            f"{self.nbytes / 1e6:.1f} MB",
+        ]
+        lines = [" · ".join(part for part in made if part)]
+        check = head.output_check
+        if check.get("checked") and check.get("bitwise"):
+            lines.append("tracing did not change the output")
+        if head.never_fired:
+            shown = ", ".join(head.never_fired[:5]) + (", ..." if len(head.never_fired) > 5 else "")
+            lines.append(f"{len(head.never_fired)} modules never ran: {shown}")
+        return lines + [f"note: {note}" for note in head.notes]
+
+
+def capture(subject: Any, output: Any, **options: Any) -> Any:
+    """Record one run of a model into a trace.
+
+    ``capture(subject, "ref.h5", **options)`` runs ``subject`` (a `Subject`, `hf:DIR`, `file.py:name`, a torch
+    module, or a JAX function of its inputs) and returns a `Capture`; the options are those of `record`.
+
+    ``with capture("ref.h5", model): model(**inputs)`` records what a torch ``model`` does inside the block.
+    """
+    if isinstance(output, str | Path):
+        return record(subject, output, **options)
+    return record_block(subject, output, **options)
+
+
+def record(
+    subject: Any,
+    output: str | Path,
+    *,
+    inputs: str | Path | Mapping[str, Any] | None = None,
+    prompt: str | Sequence[str] | None = None,
+    prompt_file: str | Path | None = None,
+    input_ids: str | None = None,
+    dtype: str | None = None,
+    select: Sequence[str] = (),
+    inputs_only: bool = False,
+    outputs_only: bool = False,
+    digest: bool = False,
+    floor: Sequence[str] | None = None,
+    attn_implementation: str = "eager",
+    trust_remote_code: bool = False,
+    mode: str = "jit",
+    exact: bool = False,
+    framework: str | None = None,
+    verify: bool = True,
+    force: bool = False,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> Capture:
+    """Run ``subject`` once and write ``output``.
+
+    Args:
+        subject: a `Subject`, what `load_subject` reads, a torch module, or a JAX function of its inputs.
+        output: the trace to write; `output.part` while it is being written.
+        inputs: by keyword, or a `.npz`, `.safetensors` or trace that holds them.
+        prompt, prompt_file, input_ids: inputs of a language model as text or as token ids.
+        dtype: load the weights in this dtype.
+        select: keep modules whose path matches any of these globs.
+        inputs_only, outputs_only: record only what modules receive, or only what they return.
+        digest: keep statistics, not elements.
+        floor: dtypes whose noise floor is recorded (PyTorch); None means the model's own and bfloat16.
+        mode: `jit` or `eager`, for JAX; ``exact`` compiles without excess precision.
+        framework: overrides the detection.
+        verify: compare the model's output with and without capture.
+        force: overwrite ``output``.
+        progress: is told what is going on.
+
+    Raises:
+        SubjectError: the model cannot be loaded or fails on these inputs.
+        OptionError: an option is impossible.
+        CaptureError: ``output`` exists, nothing was recorded, out of disk, or interrupted.
+    """
+    began = time.monotonic()
+    _refuse_existing(Path(output), force)
+    plan = Plan(
+        selection=Selection(tuple(select), _sites(inputs_only, outputs_only)),
+        verify=verify,
+        mode=mode,
+        exact=exact,
+        floor=None if floor is None else tuple(floor),
+        digest=digest,
+        progress=progress,
+    )
+    progress("loading the model")
+    given = as_subject(subject, dtype, framework, attn_implementation, trust_remote_code)
+    recorder = recorder_for(given)
+    chosen = choose_inputs(given, inputs, prompt, prompt_file, input_ids)
+    fitted, notes = fit_inputs(given, chosen)
+    first = _header(given, plan)
+    with writing(output, first, digest=digest, force=force) as writer:
+        for name, tensor in fitted.items():
+            writer.write_input(name, tensor.value, dtype=tensor.dtype)
+        header = recorder(given, fitted, writer, plan, first)
+        progress("closing the trace")
+        header = replace(header, notes=(*header.notes, *notes))
+        path = writer.finish(header)
+    return Capture(path, header, writer.count, path.stat().st_size, time.monotonic() - began)
+
+
+@contextmanager
+def record_block(output: str | Path, model: Any, **options: Any) -> Iterator[None]:
+    """Record every forward of the torch module ``model`` inside the block; each is a step.
+
+    Options: ``select``, ``inputs_only``, ``outputs_only``, ``digest``, ``force``, as in `record`.
+    """
+    from firstdiff.recorders import torch_block
+
+    force, digest = options.pop("force", False), options.pop("digest", False)
+    sites = _sites(options.pop("inputs_only", False), options.pop("outputs_only", False))
+    selection = Selection(tuple(options.pop("select", ())), sites)
+    if options:
+        raise OptionError(f"capture: no option {', '.join(options)} when recording a block of code")
+    _refuse_existing(Path(output), force)
+    subject = Subject(model=model, name=type(model).__name__)
+    first = _header(subject, Plan(selection=selection, digest=digest))
+    with writing(output, first, digest=digest, force=force) as writer:
+        block: AbstractContextManager[Callable[[], Header]] = torch_block(
+            model, writer, selection, first
+        )
+        with block as finished:
+            yield
+        writer.finish(finished())
+
+
+@contextmanager
+def writing(
+    output: str | Path, header: Header, *, digest: bool, force: bool
+) -> Iterator[TraceWriter]:
+    """A writer; what stops it leaves the `.part` with everything committed, and says so."""
+    try:
+        with TraceWriter(output, header, digest_only=digest, overwrite=force) as writer:
+            yield writer
+    except KeyboardInterrupt as stop:
+        raise CaptureError(
+            f"{output}.part: interrupted; what was recorded until then is kept: firstdiff recover {output}.part"
+        ) from stop
+
+
+def as_subject(
+    subject: Any,
+    dtype: str | None = None,
+    framework: str | None = None,
+    attn_implementation: str = "eager",
+    trust_remote_code: bool = False,
+) -> Subject:
+    """Whatever a user may hand over, as a `Subject`."""
+    if isinstance(subject, str | Path):
+        return load_subject(
+            str(subject),
+            dtype=dtype,
+            framework=framework,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
+    if dtype is not None:
+        raise OptionError(
+            f"dtype {dtype}: only a subject that is loaded by name can be loaded in another dtype"
+        )
+    if isinstance(subject, Subject):
+        return replace(subject, framework=framework or subject.framework)
+    if (
+        is_torch_module(subject)
+        or not callable(subject)
+        or hasattr(subject, "__dataclass_fields__")
+    ):
+        return Subject(model=subject, framework=framework, name=type(subject).__name__)
+    name = getattr(subject, "__qualname__", type(subject).__name__)
+    return Subject(
+        model={}, call=lambda _model, **given: subject(**given), framework=framework, name=name
+    )
+
+
+def is_torch_module(model: object) -> bool:
+    """Whether ``model`` is a torch module; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def choose_inputs(
+    subject: Subject,
+    inputs: str | Path | Mapping[str, Any] | None,
+    prompt: str | Sequence[str] | None,
+    prompt_file: str | Path | None,
+    input_ids: str | None,
+) -> Inputs:
+    """The one source of inputs that was given, or the subject's own default.
+
+    Raises:
+        OptionError: two sources at once, or none at all.
+    """
+    given = {
+        "--inputs": inputs,
+        "--prompt": prompt,
+        "--prompt-file": prompt_file,
+        "--input-ids": input_ids,
+    }
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise OptionError(
+            f"{' and '.join(named)} are given; the model takes its inputs from one of them"
+        )
+    if inputs is not None:
+        return read_inputs(inputs) if isinstance(inputs, str | Path) else host_inputs(inputs)
+    if input_ids is not None:
+        return parse_input_ids(input_ids)
+    if prompt is not None or prompt_file is not None:
+        return _encode(subject, prompt, prompt_file)
+    if subject.inputs is not None:
+        return host_inputs(subject.inputs)
+    raise OptionError(
+        f"{subject.name or 'the subject'} has no inputs: give --inputs FILE.npz or a trace, --input-ids or --prompt, "
+        f"or set Subject(inputs=...)"
+    )
+
+
+def _encode(
+    subject: Subject, prompt: str | Sequence[str] | None, prompt_file: str | Path | None
+) -> Inputs:
+    if not subject.name.startswith("hf:"):
+        raise OptionError(
+            f"--prompt: {subject.name} has no tokenizer; give --input-ids or --inputs"
+        )
+    rows: Sequence[str]
+    if prompt is not None:
+        rows = [prompt] if isinstance(prompt, str) else prompt
+    else:
+        rows = _read_prompts(Path(prompt_file or ""))
+    from firstdiff.models.hub import encode
+
+    return host_inputs(encode(subject.name, rows))
+
+
+def _read_prompts(path: Path) -> list[str]:
+    try:
+        rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(
+            f"--prompt-file {path}: {describe(error)}; give a UTF-8 text file"
+        ) from error
+    if not rows:
+        raise OptionError(f"--prompt-file {path}: empty; write one prompt a line")
+    return rows
+
+
+def fit_inputs(subject: Subject, inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
+    """``inputs`` that the subject's call takes, and a note on each that it does not.
+
+    An attention mask of ones may be left out, because it says nothing.
+
+    Raises:
+        SubjectError: the call does not take an input that matters.
+    """
+    if subject.call is None:
+        return inputs, ()
+    kept, notes = dict(inputs), []
+    for name, tensor in inputs.items():
+        if takes(subject.call, name):
+            continue
+        if name != "attention_mask" or not bool((widen(tensor.value, tensor.dtype) == 1).all()):
+            raise SubjectError(
+                f"{subject.name}: its call takes no {name!r}, but the model is to be run with one "
+                f"({tensor.dtype}{list(tensor.value.shape)}); add the parameter {name} to call"
+            )
+        del kept[name]
+        notes.append(f"{name} was not passed on: the call does not take it, and it is all ones")
+    return kept, tuple(notes)
+
+
+def _sites(inputs_only: bool, outputs_only: bool) -> tuple[Any, ...]:
+    if inputs_only and outputs_only:
+        raise OptionError(
+            "--inputs-of and --outputs-only exclude each other; leave both out to record both"
+        )
+    return ("input",) if inputs_only else ("output",) if outputs_only else ("input", "output")
+
+
+def _refuse_existing(output: Path, force: bool) -> None:
+    if output.exists() and not force:
+        raise CaptureError(
+            f"{output}: exists already; choose another name or overwrite it with --force"
+        )
+    if not output.parent.exists():
+        raise CaptureError(f"{output}: there is no folder {output.parent}; make it first")
+
+
+def _header(subject: Subject, plan: Plan) -> Header:
+    selection = {
+        "globs": list(plan.selection.globs),
+        "sites": list(plan.selection.sites),
+        "digest": plan.digest,
+    }
+    return Header(
+        framework="torch" if is_torch_module(subject.model) else "jax",
+        subject=subject.name,
+        selection=selection,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
