@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from firstdiff.traces import HostTensor, open_trace, storage
+from firstdiff.traces.dtypes import storage
 from firstdiff.traces.errors import OptionError, TraceError
+from firstdiff.traces.reader import Trace, open_trace
+
+
+class HostTensor(NamedTuple):
+    """One tensor of no framework."""
+
+    value: np.ndarray
+    """Storage array: bits where numpy lacks the dtype."""
+    dtype: str
+    """Logical dtype."""
+
 
 Inputs = dict[str, HostTensor]
 
@@ -82,8 +93,8 @@ def _read_trace(path: Path) -> Inputs:
         ) from error
 
 
-def trace_inputs(trace: Any) -> Inputs:
-    """The model inputs that ``trace`` (a `Trace`) was recorded with, copied out of the file."""
+def trace_inputs(trace: Trace) -> Inputs:
+    """The model inputs that ``trace`` was recorded with, copied out of the file."""
     return {
         name: HostTensor(np.array(trace.input(name)), given.dtype)
         for name, given in trace.inputs.items()
@@ -99,9 +110,10 @@ def _host_tensor(value: Any) -> HostTensor:
     if isinstance(value, HostTensor):
         return value
     if type(value).__module__.split(".")[0] == "torch":
-        from firstdiff.tracer.torch import host_tensor
+        from firstdiff.tracer.tensors import storage_array
 
-        return host_tensor(value)
+        array, dtype = storage_array(value)
+        return HostTensor(array.copy(), dtype)
     return HostTensor(*storage(np.ascontiguousarray(value)))
 
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from firstdiff.tracer.selection import Selection
 from firstdiff.traces import Header, TraceWriter
 from firstdiff.traces.errors import OptionError
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from firstdiff.inputs import Inputs
     from firstdiff.models.subject import Subject
     from firstdiff.tracer.events import Event
+    from firstdiff.tracer.selection import Selection
 
 
 @dataclass(frozen=True)

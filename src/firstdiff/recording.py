@@ -16,7 +16,8 @@ from firstdiff.models.loading import describe, load_subject, takes
 from firstdiff.models.subject import Subject
 from firstdiff.recorders import Plan, recorder_for
 from firstdiff.tracer.selection import Selection
-from firstdiff.traces import Header, TraceWriter, widen
+from firstdiff.traces import Header, TraceWriter
+from firstdiff.traces.dtypes import widen
 from firstdiff.traces.errors import CaptureError, OptionError, SubjectError
 
 

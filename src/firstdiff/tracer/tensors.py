@@ -54,6 +54,16 @@ def storage_array(tensor: torch.Tensor) -> tuple[np.ndarray, str]:
         raise Unrecordable(f"{name} tensor ({error})") from error
 
 
+def torch_tensor(array: np.ndarray, dtype: str) -> torch.Tensor:
+    """The inverse of `storage_array`: a tensor of its own from a storage array and its logical dtype."""
+    if dtype in _BITS:
+        wanted = getattr(torch, dtype)
+        return torch.from_numpy(array.view(np.int16 if array.itemsize == 2 else np.uint8).copy()).view(
+            wanted
+        )
+    return torch.from_numpy(np.array(array, order="C"))
+
+
 def _refuse(tensor: torch.Tensor) -> None:
     kinds = {
         "meta tensor (no values)": tensor.is_meta,

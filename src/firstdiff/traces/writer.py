@@ -62,6 +62,11 @@ class TraceWriter:
         self._make_room(overwrite)
         self._start()
 
+    @property
+    def count(self) -> int:
+        """Activations committed so far."""
+        return len(self._written)
+
     def __enter__(self) -> TraceWriter:
         return self
 
@@ -190,12 +195,12 @@ class TraceWriter:
                 raise CaptureError(f"{path} is a directory; name a file for the trace.")
         if not overwrite and self.path.exists():
             raise CaptureError(
-                f"{self.path} exists; name another file, or overwrite it (--overwrite)."
+                f"{self.path} exists; name another file, or overwrite it (--force)."
             )
         if not overwrite and self.part.exists():
             raise CaptureError(
                 f"{self.part} is left from a capture that did not finish, or is still being written. "
-                f"Rescue it with `firstdiff recover {self.part}`, or overwrite it (--overwrite)."
+                f"Rescue it with `firstdiff recover {self.part}`, or overwrite it (--force)."
             )
         if not self.path.parent.is_dir():
             raise CaptureError(f"{self.path.parent} is not a directory; create it first.")
