@@ -56,7 +56,6 @@ def record_torch(
     subject: Subject, inputs: Inputs, writer: TraceWriter, plan: Plan, header: Header
 ) -> Header:
     """Run a torch model once under hooks, then once more in each precision that a noise floor needs."""
-    from firstdiff.tracer.floor import record_floors
     from firstdiff.tracer.tensors import torch_tensor
     from firstdiff.tracer.torch import capture_torch
 
@@ -74,6 +73,8 @@ def record_torch(
     notes: tuple[str, ...] = ()
     wanted = (done.dtype, "bfloat16") if plan.floor is None else plan.floor
     if wanted:
+        from firstdiff.tracer.floor import record_floors
+
         floors, notes = record_floors(
             subject.model,
             subject.call,

@@ -5,12 +5,13 @@ Exit codes: 0 the traces agree, 1 they diverge, 2 trouble (bad input, interrupte
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-import click
 import typer
 
 from firstdiff.cli.capture import capture
@@ -33,8 +34,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with Ctrl-C told apart from exit code 1, which means that the traces diverge."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise FirstdiffError("interrupted") from None
+
+    return run
+
+
 for command in (capture, check, diff, show, recover, demo):
-    app.command()(command)
+    app.command()(guarded(command))
 
 
 def print_version(wanted: bool) -> None:
@@ -58,21 +74,12 @@ def main() -> None:
     """Run the command line; never a traceback for a user's mistake."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        code = stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = TROUBLE
+        app()
     except FirstdiffError as error:
-        code = report(error)
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo("firstdiff: interrupted", err=True)
-        code = TROUBLE
-    except BrokenPipeError:
+        sys.exit(report(error))
+    except BrokenPipeError:  # `firstdiff show ref.h5 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(0)
 
 
 def report(error: FirstdiffError) -> int:

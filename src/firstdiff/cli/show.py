@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from firstdiff.cli import options
 from firstdiff.cli.output import echo_json
@@ -34,15 +32,12 @@ def show(
     if json:
         echo_json(listing.as_dict())
         return
-    console = Console(highlight=False)
-    if glob is None or header:
-        console.print("\n".join(header_lines(listing)), markup=False)
-    if header:
-        return
-    if len(listing.activations) == 1:
-        console.print("\n".join(statistics_lines(listing.activations[0])), markup=False)
-    else:
-        console.print(activation_table(listing))
+    lines = [] if glob and not header else header_lines(listing)
+    if len(listing.activations) == 1 and not header:
+        lines += statistics_lines(listing.activations[0])
+    elif not header:
+        lines += ["", *activation_lines(listing)] if lines else activation_lines(listing)
+    typer.echo("\n".join(lines))
 
 
 def header_lines(listing: Listing) -> list[str]:
@@ -100,32 +95,32 @@ def activation_name(activation: Activation) -> str:
     return name + (f" step {key.step}" if key.step else "")
 
 
-def activation_table(listing: Listing) -> Table:
-    """One line an activation."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("order", justify="right")
-    table.add_column("activation", overflow="fold")
-    table.add_column("tensor", no_wrap=True)
-    for column in ("rms", "min", "max", "non-finite"):
-        table.add_column(column, justify="right")
+def activation_lines(listing: Listing) -> list[str]:
+    """One line an activation, in columns; never wrapped, so that it can be searched and cut."""
+    rows = [("order", "activation", "tensor", "rms", "min", "max", "non-finite")]
     for activation in listing.activations:
-        digest = activation.digest
-        numbers = ("", "", "", "")
-        if digest is not None:
-            bad = digest.nan + digest.posinf + digest.neginf
-            numbers = (
-                f"{digest.rms:.4g}",
-                f"{digest.min:.4g}",
-                f"{digest.max:.4g}",
-                str(bad) if bad else "",
-            )
-        table.add_row(
-            str(activation.order),
-            activation_name(activation),
-            describe(activation.dtype, activation.shape),
-            *numbers,
+        tensor = describe(activation.dtype, activation.shape)
+        rows.append(
+            (str(activation.order), activation_name(activation), tensor, *numbers(activation))
         )
-    return table
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    left = (1, 2)
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def numbers(activation: Activation) -> tuple[str, str, str, str]:
+    """rms, min, max and the number of non-finite elements, as text."""
+    digest = activation.digest
+    if digest is None:
+        return "", "", "", ""
+    bad = digest.nan + digest.posinf + digest.neginf
+    return f"{digest.rms:.4g}", f"{digest.min:.4g}", f"{digest.max:.4g}", str(bad) if bad else ""
 
 
 def statistics_lines(activation: Activation) -> list[str]:
