@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from firstdiff.traces.checksum import checksum
+from firstdiff.traces.digest import digest
+from firstdiff.traces.dtypes import storage, unit_roundoff, widen
 from firstdiff.traces.errors import (
     CaptureError,
     FirstdiffError,
@@ -11,6 +14,7 @@ from firstdiff.traces.errors import (
     TraceError,
 )
 from firstdiff.traces.reader import Input, Trace, open_trace
+from firstdiff.traces.recover import recover
 from firstdiff.traces.schema import (
     FORMAT_VERSION,
     Activation,
@@ -41,6 +45,12 @@ __all__ = [
     "Trace",
     "TraceError",
     "TraceWriter",
+    "checksum",
     "describe",
+    "digest",
     "open_trace",
+    "recover",
+    "storage",
+    "unit_roundoff",
+    "widen",
 ]

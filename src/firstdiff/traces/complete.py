@@ -6,7 +6,7 @@ bound checked.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -15,10 +15,12 @@ from firstdiff.traces.contents import Contents, TablePlace
 from firstdiff.traces.errors import TraceError
 from firstdiff.traces.headers import LIMIT, decode_header
 from firstdiff.traces.index import SKETCH, check_columns, read_activations
-from firstdiff.traces.mapping import Mapping
 from firstdiff.traces.partial import check_version
-from firstdiff.traces.schema import Activation
 from firstdiff.traces.tables import is_plain
+
+if TYPE_CHECKING:
+    from firstdiff.traces.mapping import Mapping
+    from firstdiff.traces.schema import Activation
 
 HDF5_ERRORS = (
     OSError,

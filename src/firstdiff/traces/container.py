@@ -63,23 +63,23 @@ class Container:
             raise OSError(str(error)) from error
         return int(address or 0)
 
-    def pwrite(self, data: np.ndarray | bytes, address: int, nbytes: int) -> None:
-        """Write the ``nbytes`` bytes of ``data``, a C-contiguous array or bytes, at ``address``."""
+    def pwrite(self, data: memoryview | bytes, address: int, nbytes: int) -> None:
+        """Write the ``nbytes`` bytes of ``data``, a C-contiguous array's memory, at ``address``."""
         written = os.pwrite(self._fd, data, address) if nbytes else 0
         if written != nbytes:
             self._pwrite_rest(data, address, written)
 
-    def _pwrite_rest(self, data: np.ndarray | bytes, address: int, written: int) -> None:
+    def _pwrite_rest(self, data: memoryview | bytes, address: int, written: int) -> None:
         """Continue a write that the system did in part: Linux writes at most 2 GiB at once."""
         rest = np.frombuffer(data, np.uint8)
         while written < len(rest):
-            written += os.pwrite(self._fd, rest[written:], address + written)
+            written += os.pwrite(self._fd, rest[written:].data, address + written)
 
     def write(self, name: str, array: np.ndarray, kind: h5t.TypeID | None = None) -> int:
         """Create the dataset ``name`` from an array and return its address. ``kind`` defaults to its own dtype."""
         kind = kind or h5t.py_create(array.dtype, logical=True)
         address = self.allocate(name, kind, array.shape)
-        self.pwrite(array, address, array.nbytes)
+        self.pwrite(array.data, address, array.nbytes)
         return address
 
     def write_text(self, name: str, text: bytes) -> int:
@@ -120,7 +120,10 @@ class Container:
 
 @cache
 def hdf5_type(dtype: str) -> h5t.TypeID:
-    """The HDF5 type that shows ``dtype`` to h5py users: bfloat16 and float8_e5m2 as floats, others that numpy lacks as bits."""
+    """The HDF5 type that shows ``dtype`` to h5py users.
+
+    bfloat16 and float8_e5m2 are HDF5 floats; what else numpy lacks is unsigned bits.
+    """
     if dtype == "bfloat16":
         return _float_type(size=2, sign=15, exponent=(7, 8), mantissa=(0, 7), bias=127)
     if dtype == "float8_e5m2":

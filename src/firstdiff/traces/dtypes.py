@@ -68,13 +68,13 @@ def storage(array: np.ndarray) -> tuple[np.ndarray, str]:
 def widen(stored: np.ndarray, dtype: str) -> np.ndarray:
     """The numbers of a storage array, exactly, in the same shape.
 
-    bfloat16 and the small floats become float32, integers of fewer than 8 bits int8 or uint8; everything else is returned
-    as it is. Raises `TraceError` for an unknown dtype.
+    bfloat16 and the small floats become float32, integers of fewer than 8 bits int8 or uint8; everything else
+    is returned as it is. Raises `TraceError` for an unknown dtype.
     """
     if dtype in NATIVE:
         return stored
     if dtype == "bfloat16":
-        return np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
+        return np.asarray(np.left_shift(stored, 16, dtype=np.uint32).view(np.float32))
     if dtype in FLOATS:
         return np.asarray(float_table(dtype)[stored])
     if dtype in INTEGERS:

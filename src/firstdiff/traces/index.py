@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from firstdiff.traces.errors import TraceError
-from firstdiff.traces.records import axes_text, parse_axes, parse_shape, shape_text
-from firstdiff.traces.schema import Activation, Digest, Key, Place
+from firstdiff.traces.records import axes_text, digest_of, parse_axes, parse_shape, shape_text
+from firstdiff.traces.schema import Activation, Key, Place
 
 SKETCH = 64
 """Numbers in a sketch."""
@@ -103,8 +103,8 @@ def read_activations(table: np.ndarray, sketches: np.ndarray | None) -> tuple[Ac
 
 
 def _activation(row: Sequence[Any], sketch: np.ndarray | None) -> Activation:
-    order, path, method, call, step, site, leaf, class_name, dtype, shape, dataset = row[:11]
-    offset, nbytes, axes, source, count, *statistics = row[11:]
+    order, path, method, call, step, site, leaf, class_name, dtype, shape, dataset, *_ = row
+    offset, nbytes, axes, source, *statistics = row[11:]
     if site not in ("input", "output"):
         raise ValueError(f"{site!r} is not a site")
     return Activation(
@@ -115,16 +115,16 @@ def _activation(row: Sequence[Any], sketch: np.ndarray | None) -> Activation:
         class_name,
         parse_axes(axes),
         source,
-        Digest(count, *statistics, sketch) if count >= 0 else None,
+        digest_of(statistics, sketch) if statistics[0] >= 0 else None,
         Place(dataset, offset, nbytes) if dataset else None,
     )
 
 
 def _column(values: np.ndarray) -> Iterable[Any]:
     """The Python values of a column; equal texts become one object."""
+    found: list[Any] = values.tolist()
     if values.dtype.kind != "S":
-        return values.tolist()
-    found = values.tolist()
+        return found
     texts = {text: text.decode() for text in set(found)}
     return [texts[text] for text in found]
 

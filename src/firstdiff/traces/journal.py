@@ -1,8 +1,8 @@
 """The journal: what was committed, in order. It lies inside the HDF5 file, but can be read without HDF5.
 
-A chain of byte datasets `/journal/0`, `/journal/1`, ... Each begins with a head (`HEAD`) that names the address of the next
-one, followed by records; a length of 0 ends them. A record is written after the bytes that it speaks of, so
-whatever it lists is in the file, also when the process is killed in the next instant.
+A chain of byte datasets `/journal/0`, `/journal/1`, ... Each begins with a head (`HEAD`) and the address of the
+next one (`NEXT`), followed by records; a length of 0 ends them. A record is written after the bytes that it
+speaks of, so whatever it lists is in the file, also when the process is killed in the next instant.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Journal:
         self._container = container
         self._blocks = 0
         self._size = SMALLEST // 2
-        self._next = self._end = 0
+        self._start = self._next = self._end = 0
         self._add(0)
 
     def append(self, record: Record, *, with_sketch: bool = False) -> None:

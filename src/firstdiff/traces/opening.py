@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from firstdiff.traces.complete import CompleteContents
-from firstdiff.traces.contents import Contents
 from firstdiff.traces.errors import TraceError
 from firstdiff.traces.mapping import Mapping
 from firstdiff.traces.partial import PartialContents
+
+if TYPE_CHECKING:
+    from firstdiff.traces.contents import Contents
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 END_OF_FILE = 28
@@ -20,6 +23,16 @@ def open_contents(path: Path, *, partial: bool) -> tuple[Mapping, Contents]:
     file = _map(path)
     try:
         return file, _contents(file, partial)
+    except BaseException:
+        file.close()
+        raise
+
+
+def open_journal(path: Path) -> tuple[Mapping, PartialContents]:
+    """Map ``path`` and read its journal, whatever state the file is in. Raises `TraceError`."""
+    file = _map(path)
+    try:
+        return file, PartialContents(file)
     except BaseException:
         file.close()
         raise

@@ -1,4 +1,7 @@
-"""Reading a trace. Opening it costs its header; the rest is read when it is asked for, elements as views of the mapped file."""
+"""Reading a trace.
+
+Opening one costs its header; the rest is read when it is asked for, elements as views of the mapped file.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from firstdiff.traces.dtypes import stored_dtype, widen
 from firstdiff.traces.errors import TraceError
-from firstdiff.traces.mapping import Mapping
 from firstdiff.traces.opening import open_contents
 
 if TYPE_CHECKING:
     import numpy as np
 
     from firstdiff.traces.contents import Contents, TablePlace
+    from firstdiff.traces.mapping import Mapping
     from firstdiff.traces.schema import Activation, Digest, Header
 
 
@@ -77,7 +80,7 @@ class Trace:
         return tuple(sorted(self._table_places))
 
     def find(self, glob: str) -> tuple[Activation, ...]:
-        """The activations whose module path matches ``glob`` (`*.self_attn.*`, `layers.[01].mlp`), in execution order."""
+        """The activations whose module path matches ``glob`` (`*.self_attn.*`), in execution order."""
         return tuple(a for a in self.activations if fnmatchcase(a.key.path, glob))
 
     def stored(self, activation: Activation) -> np.ndarray:

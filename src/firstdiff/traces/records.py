@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
@@ -18,8 +19,12 @@ import numpy as np
 from firstdiff.traces.errors import CaptureError, TraceError
 from firstdiff.traces.schema import Activation, Axis, Digest, Key, Place
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 FRAME = struct.Struct("<II")
-FIXED = struct.Struct("<BBBB i q i i Q Q Q q q q q d d d d Q".replace(" ", ""))
+FIXED = struct.Struct("<4B4x3q3Q4q4dQ")
+"""Kind, whether output, digest, sketch; order, call, step; address, offset, nbytes; the digest."""
 SKETCH_BYTES = 64 * 8
 
 
@@ -59,7 +64,6 @@ def encode(record: Record, *, with_sketch: bool = False) -> bytes:
         key.site == "output",
         digest is not None,
         sketch is not None,
-        0,
         activation.order,
         key.call,
         key.step,
@@ -89,20 +93,9 @@ def encode(record: Record, *, with_sketch: bool = False) -> bytes:
 def decode(body: bytes) -> Record:
     """The record of a body whose CRC was right. Raises `TraceError` when it makes no sense."""
     try:
-        (
-            kind,
-            output,
-            has_digest,
-            has_sketch,
-            _,
-            order,
-            call,
-            step,
-            address,
-            offset,
-            nbytes,
-            *rest,
-        ) = FIXED.unpack_from(body)
+        numbers = FIXED.unpack_from(body)
+        kind, output, has_digest, has_sketch, order, call, step, *_ = numbers
+        address, offset, nbytes, *statistics = numbers[7:]
         start = FIXED.size + (SKETCH_BYTES if has_sketch else 0)
         sketch = np.frombuffer(body[FIXED.size : start], "<f8") if has_sketch else None
         path, leaf, method, class_name, dtype, shape, dataset, axes, source = (
@@ -118,7 +111,7 @@ def decode(body: bytes) -> Record:
                 class_name=class_name,
                 axes=parse_axes(axes),
                 source=source,
-                digest=Digest(*rest, sketch=sketch) if has_digest else None,
+                digest=digest_of(statistics, sketch) if has_digest else None,
                 place=Place(dataset, offset, nbytes) if dataset else None,
             ),
             address=address,
@@ -158,6 +151,12 @@ def parse_axes(text: str) -> tuple[Axis, ...]:
         return tuple(Axis(kind, int(size), index) for kind, size, index in json.loads(text))
     except (TypeError, RecursionError) as error:
         raise ValueError(f"{text[:80]!r} does not list axes") from error
+
+
+def digest_of(numbers: Sequence[Any], sketch: np.ndarray | None) -> Digest:
+    """The digest of its nine numbers, in the order of its fields."""
+    count, nan, posinf, neginf, mean, rms, low, high, checksum = numbers
+    return Digest(count, nan, posinf, neginf, mean, rms, low, high, checksum, sketch)
 
 
 def _digest_numbers(digest: Digest) -> tuple[float, ...]:

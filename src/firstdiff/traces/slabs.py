@@ -1,4 +1,4 @@
-"""Where the bytes of small activations go: packed in slabs, since a dataset of their own would cost more than they do."""
+"""Where the bytes of small activations go: packed in slabs, since datasets of their own would cost more."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def is_plain(dtype: np.dtype) -> bool:
 
 def describe_table(dtype: np.dtype) -> str:
     """The fields as JSON: names, formats, offsets and item size."""
-    fields = dtype.fields or {}
+    fields = dict(dtype.fields or {})
     return json.dumps(
         {
             "names": list(fields),
@@ -49,9 +49,11 @@ def parse_table(text: str) -> np.dtype:
         fields = json.loads(text)
         if not all(_FORMAT.fullmatch(kind) for kind in fields["formats"]):
             raise ValueError("they are not plain")
-        dtype = np.dtype(
-            {name: fields[name] for name in ("names", "formats", "offsets", "itemsize")}
+        names, formats, offsets, itemsize = (
+            fields[name] for name in ("names", "formats", "offsets", "itemsize")
+        )
+        return np.dtype(
+            {"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize}
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise TraceError(f"The fields of a table are damaged ({error}).") from error
-    return dtype

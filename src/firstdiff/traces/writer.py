@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
@@ -102,17 +103,32 @@ class TraceWriter:
             else:
                 place, address = self._put(key, value, dtype)
                 digest = compute_digest(value, dtype) if self._digest else None
-            activation = Activation(
-                *(len(self._written), key, dtype, value.shape, class_name, axes, source),
-                *(digest, place),
-            )
-            self._journal.append(
-                Record(Kind.ACTIVATION, activation, address), with_sketch=self._digest_only
-            )
         except OSError as error:
             self._fail(describe(key), error)
-        self._written[key] = activation, address
+        order, shape = len(self._written), value.shape
+        activation = Activation(
+            order, key, dtype, shape, class_name, axes, source, digest=digest, place=place
+        )
+        return self._commit(activation, address)
+
+    def write_digest(self, activation: Activation) -> Activation:
+        """Commit an activation of which the digest alone is known; returns it as it is in this trace."""
+        self._check_new(activation.key, activation.key in self._written)
+        return self._commit(replace(activation, order=len(self._written), place=None), 0)
+
+    def _commit(self, activation: Activation, address: int) -> Activation:
+        record = Record(Kind.ACTIVATION, activation, address)
+        try:
+            self._journal.append(record, with_sketch=activation.place is None)
+        except OSError as error:
+            self._fail(describe(activation.key), error)
+        self._written[activation.key] = activation, address
         return activation
+
+    def order_of(self, key: Key) -> int | None:
+        """The execution order under which ``key`` was committed, None when it was not: floors are rows by order."""
+        written = self._written.get(key)
+        return None if written is None else written[0].order
 
     def write_input(self, name: str, value: np.ndarray, *, dtype: str) -> None:
         """Commit a model input in full, also in a digest-only trace. Raises `CaptureError` like `write`."""
@@ -194,9 +210,7 @@ class TraceWriter:
             if path.is_dir():
                 raise CaptureError(f"{path} is a directory; name a file for the trace.")
         if not overwrite and self.path.exists():
-            raise CaptureError(
-                f"{self.path} exists; name another file, or overwrite it (--force)."
-            )
+            raise CaptureError(f"{self.path} exists; name another file, or overwrite it (--force).")
         if not overwrite and self.part.exists():
             raise CaptureError(
                 f"{self.part} is left from a capture that did not finish, or is still being written. "
@@ -231,7 +245,7 @@ class TraceWriter:
             place = Place(name, 0, nbytes)
         else:
             place, address = self._slabs.place(nbytes)
-        self._container.pwrite(value, address, nbytes)
+        self._container.pwrite(value.data, address, nbytes)
         return place, address
 
     def _write_index(self) -> None:
