@@ -1,0 +1,1 @@
+"""Reports on a `Diff`: text, JSON, table. They render it and compute nothing."""

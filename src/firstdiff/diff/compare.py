@@ -1,0 +1,178 @@
+"""From a pair to a row: layout, measurement and verdict of two activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from firstdiff.diff.inference import can_help, choose_layout
+from firstdiff.diff.judge import (
+    Verdict,
+    judge,
+    judge_exact,
+    judge_kinds,
+    judge_shapes,
+    score_of,
+)
+from firstdiff.diff.layout import Layout, broadcast, candidates, identity
+from firstdiff.diff.masks import is_mask, truth
+from firstdiff.diff.measure import Measurement, Side, estimate, measure, measure_equal
+from firstdiff.diff.row import Row
+from firstdiff.traces.dtypes import unit_roundoff
+from firstdiff.traces.padding import valid_elements
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from firstdiff.diff.align import Pair
+    from firstdiff.diff.floor import Floor, Floors
+    from firstdiff.traces import Trace
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two traces, and what every pair of them is judged by."""
+
+    reference: Trace
+    """The reference."""
+    port: Trace
+    """The port."""
+    floors: Floors
+    """The reference's floors for the port's dtype."""
+    padding: np.ndarray | None = None
+    """bool[batch, tokens], True at real tokens; None without padding."""
+    compiled: bool = False
+    """Whether to measure with numba."""
+
+    def row(self, pair: Pair, name: str) -> Row:
+        """The row of one pair."""
+        ours, theirs = pair.reference, pair.port
+        if _same(pair):
+            return Row(
+                name,
+                Verdict("agrees", 0.0),
+                pair,
+                layout=identity(ours.shape),
+                measurement=measure_equal(ours),
+            )
+        if ours.place is None or theirs.place is None:
+            return self._estimated(pair, name)
+        if is_mask(ours) and is_mask(theirs):
+            row = self._masks(pair, name)
+            if row is not None:
+                return row
+        floats = [unit_roundoff(a.dtype) > 0 for a in (ours, theirs)]
+        return (
+            self._floats(pair, name) if all(floats) else self._exact(pair, name, mixed=any(floats))
+        )
+
+    def _sides(self, pair: Pair) -> tuple[Side, Side]:
+        ours, theirs = pair.reference, pair.port
+        return Side(self.reference.stored(ours), ours.dtype), Side(
+            self.port.stored(theirs), theirs.dtype
+        )
+
+    def _valid(self, shape: tuple[int, ...]) -> np.ndarray | None:
+        return valid_elements(shape, self.padding)
+
+    def _measure(self, ours: Side, theirs: Side, layout: Layout) -> Measurement:
+        valid = self._valid(layout.reference_shape)
+        return measure(ours, theirs, layout, valid, compiled=self.compiled)
+
+    def _floor(self, pair: Pair, found: Measurement) -> Floor:
+        return self.floors.of(pair.reference, pair.port, found.reference_l2, found.valid)
+
+    def _floats(self, pair: Pair, name: str) -> Row:
+        fitting = candidates(pair.reference.shape, pair.port.shape)
+        if not fitting:
+            return Row(name, judge_shapes(pair.reference, pair.port), pair)
+        ours, theirs = self._sides(pair)
+        layout = fitting[0]
+        found = self._measure(ours, theirs, layout)
+        floor = self._floor(pair, found)
+        if score_of(found, floor) >= 3 and can_help(
+            pair.reference.digest, pair.port.digest, floor.relative
+        ):
+            valid = self._valid(pair.reference.shape)
+            better = choose_layout(ours, theirs, fitting, floor.relative, valid)
+            if better is not layout:
+                rearranged = self._measure(ours, theirs, better)
+                if rearranged.error_l2 < found.error_l2:
+                    layout, found = better, rearranged
+        verdict = judge(found, floor, pair.reference, pair.port)
+        return Row(name, verdict, pair, layout=layout, measurement=found, floor=floor)
+
+    def _exact(self, pair: Pair, name: str, *, mixed: bool) -> Row:
+        """Integers and booleans, or an integer against a float (``mixed``)."""
+        layout = _plain(pair)
+        if layout is None:
+            return Row(name, judge_shapes(pair.reference, pair.port), pair)
+        found = self._measure(*self._sides(pair), layout)
+        decide = judge_kinds if mixed else judge_exact
+        return Row(
+            name, decide(found, pair.reference, pair.port), pair, layout=layout, measurement=found
+        )
+
+    def _masks(self, pair: Pair, name: str) -> Row | None:
+        """Both sides read as truth values; None when either is no mask after all."""
+        seen = [truth(side) for side in self._sides(pair)]
+        layout = _plain(pair)
+        if seen[0] is None or seen[1] is None:
+            return None
+        if layout is None:
+            return Row(name, judge_shapes(pair.reference, pair.port), pair)
+        ours, theirs = Side(seen[0], "bool"), Side(seen[1], "bool")
+        found = self._measure(ours, theirs, layout)
+        verdict = judge_exact(found, pair.reference, pair.port)
+        if verdict.bad and self._measure(ours, Side(~seen[1], "bool"), layout).equal:
+            verdict = Verdict(
+                "diverges", None, "FAIL", ("the port's mask is the reference's inverse",)
+            )
+        return Row(name, verdict, pair, layout=layout, measurement=found)
+
+    def _estimated(self, pair: Pair, name: str) -> Row:
+        """A pair of which at least one side kept its digest alone."""
+        ours, theirs = pair.reference, pair.port
+        layout, found = _plain(pair), estimate(ours, theirs)
+        if layout is None:
+            return Row(name, judge_shapes(ours, theirs), pair)
+        if found is None:
+            why = "no elements were kept, and no sketch"
+            return Row(name, Verdict("not comparable", notes=(why,)), pair)
+        if not unit_roundoff(ours.dtype) or not unit_roundoff(theirs.dtype):
+            equal = found.error_l2 <= 1e-9 * max(found.reference_l2, 1.0)
+            verdict = (
+                Verdict("agrees") if equal else Verdict("diverges", None, "FAIL", ("by digest",))
+            )
+            return Row(name, verdict, pair, layout=layout, measurement=found)
+        if layout.kind == "broadcast":
+            return Row(
+                name, Verdict("not comparable", notes=("shapes differ, no elements kept",)), pair
+            )
+        floor = self._floor(pair, found)
+        return Row(
+            name,
+            judge(found, floor, ours, theirs),
+            pair,
+            layout=layout,
+            measurement=found,
+            floor=floor,
+        )
+
+
+def _plain(pair: Pair) -> Layout | None:
+    """The identity, a plain reshape or a broadcast, whichever comes first; None when no one fits."""
+    fitting = candidates(pair.reference.shape, pair.port.shape)
+    return fitting[0] if fitting else broadcast(pair.reference.shape, pair.port.shape)
+
+
+def _same(pair: Pair) -> bool:
+    """Whether dtype, shape and bytes are equal by checksum."""
+    ours, theirs = pair.reference, pair.port
+    if (
+        ours.digest is None
+        or theirs.digest is None
+        or (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape)
+    ):
+        return False
+    return ours.digest.checksum == theirs.digest.checksum

@@ -1,0 +1,258 @@
+"""The fast way of adding to a tally: one pass over two float32 or bfloat16 arrays. The only file with numba.
+
+Blocks of 1024 elements stay in the first-level cache while several small loops run over them, each of which the
+compiler turns into vector code: float32 sums are promoted to float64 after every block; maxima are taken over bit
+patterns as integers (the bits of non-negative floats are in the order of the numbers), since a float maximum
+does not vectorise. A block that holds anything non-finite, or whose squares leave float32's range, is added again
+element by element in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+
+if TYPE_CHECKING:
+    from firstdiff.diff.tally import Specials, Tally
+
+_BLOCK = 1024
+_WIDENED = 4096
+_OVERFLOW = 0x7F800000
+_LEAST_SQUARES, _MOST_SQUARES = 1e-25, 1e37
+_ERROR, _ERROR2, _REFERENCE2, _PORT2, _LARGEST = range(5)
+_WORST, _FINITE, _MISMATCH, _ULP, _UNLIKE, _FIRST_UNLIKE, _OURS, _THEIRS = 0, 1, 2, 3, 4, 5, 6, 10
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _fast(function: _Function) -> _Function:
+    """Compile ``function``; sums may be reordered, which is what turns them into vector code."""
+    compiled = njit(
+        nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"}
+    )
+    return cast("_Function", compiled(function))
+
+
+def _exact(function: _Function) -> _Function:
+    """Compile ``function`` as it is written."""
+    return cast("_Function", njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+@_fast
+def _sum_up(a: Any, b: Any, out: Any) -> Any:
+    """Sums of |d|, d², a², b² over one block of float32, into float32[4] ``out``."""
+    zero = np.float32(0)
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    for i in range(a.shape[0]):
+        x, y = a[i], b[i]
+        d = y - x
+        s0 += abs(d)
+        s1 += d * d
+        s2 += x * x
+        s3 += y * y
+    out[0], out[1], out[2], out[3] = s0, s1, s2, s3
+
+
+@_fast
+def _errors(a: Any, b: Any, out: Any) -> Any:
+    for i in range(a.shape[0]):
+        out[i] = abs(b[i] - a[i])
+
+
+@_fast
+def _largest(bits: Any) -> Any:
+    found = bits[0]
+    for i in range(bits.shape[0]):
+        found = max(found, bits[i])
+    return found
+
+
+@_fast
+def _count(bits: Any) -> Any:
+    found = np.int32(0)
+    for i in range(bits.shape[0]):
+        found += np.int32(bits[i] != 0)
+    return found
+
+
+@_fast
+def _distances(a: Any, b: Any, out: Any) -> Any:
+    """ULP distances of two blocks of float32 bits (int32), as uint32: zeros are one number."""
+    for i in range(a.shape[0]):
+        p, q = a[i], b[i]
+        p = np.int32((p ^ ((p >> 31) & 0x7FFFFFFF)) - (p >> 31))
+        q = np.int32((q ^ ((q >> 31) & 0x7FFFFFFF)) - (q >> 31))
+        out[i] = np.uint32(max(p, q) - min(p, q))
+
+
+@_exact
+def _special(value: Any, place: Any, numbers: Any, side: Any) -> Any:
+    if value != value:
+        numbers[side] += 1
+    elif value > 0:
+        numbers[side + 1] += 1
+    else:
+        numbers[side + 2] += 1
+    if numbers[side + 3] < 0:
+        numbers[side + 3] = place
+
+
+@_exact
+def _order(bits: Any) -> Any:
+    wide = np.int64(bits)
+    return wide if wide >= 0 else np.int64(-2147483648) - wide
+
+
+@_exact
+def _add_exactly(a: Any, b: Any, start: Any, sums: Any, numbers: Any) -> Any:
+    """One block in float64, element by element, non-finite ones sorted out."""
+    first, second = a.view(np.int32), b.view(np.int32)
+    for i in range(a.shape[0]):
+        x, y = np.float64(a[i]), np.float64(b[i])
+        if not (np.isfinite(x) and np.isfinite(y)):
+            if not np.isfinite(x):
+                _special(x, start + i, numbers, _OURS)
+            if not np.isfinite(y):
+                _special(y, start + i, numbers, _THEIRS)
+            if not (x == y or (x != x and y != y)):
+                numbers[_UNLIKE] += 1
+                numbers[_MISMATCH] += 1
+                if numbers[_FIRST_UNLIKE] < 0:
+                    numbers[_FIRST_UNLIKE] = start + i
+            continue
+        d = abs(y - x)
+        sums[_ERROR] += d
+        sums[_ERROR2] += d * d
+        sums[_REFERENCE2] += x * x
+        sums[_PORT2] += y * y
+        numbers[_FINITE] += 1
+        numbers[_MISMATCH] += d != 0.0
+        if d > sums[_LARGEST]:
+            sums[_LARGEST] = d
+            numbers[_WORST] = start + i
+        numbers[_ULP] = max(numbers[_ULP], abs(_order(first[i]) - _order(second[i])))
+
+
+@_exact
+def _outside(value: Any, largest: Any) -> Any:
+    """Whether a float32 sum of squares overflowed, or may have lost small ones: 0 is right only for zeros."""
+    return not value < _MOST_SQUARES or (value < _LEAST_SQUARES and largest != 0)
+
+
+@_exact
+def _add_float32(
+    a: Any, b: Any, start: Any, sums: Any, numbers: Any, scratch: Any, distance: Any, ulp: Any
+) -> Any:
+    """float32[n] ``a``, ``b`` into float64[5] ``sums`` and int64[14] ``numbers``."""
+    ai, bi, si = a.view(np.int32), b.view(np.int32), scratch.view(np.int32)
+    part = np.zeros(4, np.float32)
+    for o in range(0, a.shape[0], _BLOCK):
+        e = min(a.shape[0], o + _BLOCK)
+        k = e - o
+        _sum_up(a[o:e], b[o:e], part)
+        _errors(a[o:e], b[o:e], scratch[:k])
+        bits = _largest(si[:k])
+        if (
+            bits >= _OVERFLOW
+            or _outside(part[1], bits)
+            or not _LEAST_SQUARES <= part[2] < _MOST_SQUARES
+            or not _LEAST_SQUARES <= part[3] < _MOST_SQUARES
+        ):
+            _add_exactly(a[o:e], b[o:e], start + o, sums, numbers)
+            continue
+        for n in range(4):
+            sums[n] += part[n]
+        numbers[_FINITE] += k
+        if bits == 0:
+            sums[_LARGEST] = max(sums[_LARGEST], 0.0)
+            numbers[_WORST] = numbers[_WORST] if numbers[_WORST] >= 0 else start + o
+            continue
+        numbers[_MISMATCH] += _count(si[:k])
+        for i in range(k):
+            if si[i] == bits:
+                if np.float64(scratch[i]) > sums[_LARGEST]:
+                    sums[_LARGEST] = scratch[i]
+                    numbers[_WORST] = start + o + i
+                break
+        if ulp:
+            _distances(ai[o:e], bi[o:e], distance[:k])
+            numbers[_ULP] = max(numbers[_ULP], np.int64(_largest(distance[:k])))
+
+
+@_fast
+def _widen(bits: Any, out: Any) -> Any:
+    for i in range(bits.shape[0]):
+        out[i] = np.uint32(bits[i]) << 16
+
+
+@_exact
+def _add_bfloat16(
+    a: Any, b: Any, start: Any, sums: Any, numbers: Any, scratch: Any, distance: Any, ulp: Any
+) -> Any:
+    """As `_add_float32` for the bits of two bfloat16 arrays, uint16[n]."""
+    wide_a, wide_b = np.empty(_WIDENED, np.float32), np.empty(_WIDENED, np.float32)
+    for o in range(0, a.shape[0], _WIDENED):
+        e = min(a.shape[0], o + _WIDENED)
+        _widen(a[o:e], wide_a[: e - o].view(np.uint32))
+        _widen(b[o:e], wide_b[: e - o].view(np.uint32))
+        _add_float32(
+            wide_a[: e - o], wide_b[: e - o], start + o, sums, numbers, scratch, distance, ulp
+        )
+
+
+def add(
+    tally: Tally, reference: np.ndarray, port: np.ndarray, start: int, *, ulp_shift: int | None
+) -> None:
+    """Add two contiguous 1-D arrays, both float32 or both the uint16 bits of bfloat16, to ``tally``.
+
+    ``ulp_shift`` is 0 to count ULPs of float32, 16 for bfloat16 (whose numbers are every 65536th float32), None not
+    to count them.
+    """
+    sums = np.array([0.0, 0.0, 0.0, 0.0, tally.largest])
+    numbers = np.array(
+        [
+            tally.worst,
+            0,
+            0,
+            0,
+            0,
+            tally.first_unlike,
+            0,
+            0,
+            0,
+            tally.reference.first,
+            0,
+            0,
+            0,
+            tally.port.first,
+        ]
+    )
+    run = _add_float32 if reference.dtype == np.float32 else _add_bfloat16
+    scratch, distance = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.uint32)
+    run(reference, port, start, sums, numbers, scratch, distance, ulp_shift is not None)
+    _take_over(tally, sums.tolist(), numbers.tolist(), ulp_shift or 0)
+
+
+def _take_over(tally: Tally, sums: list[float], numbers: list[int], shift: int) -> None:
+    tally.error += sums[_ERROR]
+    tally.error_squared += sums[_ERROR2]
+    tally.reference_squared += sums[_REFERENCE2]
+    tally.port_squared += sums[_PORT2]
+    tally.largest, tally.worst = sums[_LARGEST], numbers[_WORST]
+    tally.finite += numbers[_FINITE]
+    tally.mismatches += numbers[_MISMATCH]
+    tally.ulp = max(tally.ulp, float(numbers[_ULP] >> shift))
+    tally.unlike += numbers[_UNLIKE]
+    tally.first_unlike = numbers[_FIRST_UNLIKE]
+    _specials(tally.reference, numbers[_OURS : _OURS + 4])
+    _specials(tally.port, numbers[_THEIRS : _THEIRS + 4])
+
+
+def _specials(side: Specials, found: list[int]) -> None:
+    side.nan += found[0]
+    side.posinf += found[1]
+    side.neginf += found[2]
+    side.first = found[3]

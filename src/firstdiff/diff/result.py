@@ -1,0 +1,127 @@
+"""The result of a comparison, as data. Reports render it and compute nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from firstdiff.diff.inputs import InputCheck
+    from firstdiff.diff.locate import Finding
+    from firstdiff.diff.row import Row
+    from firstdiff.traces.schema import Header
+
+
+@dataclass(frozen=True)
+class TraceSummary:
+    """One of the two traces."""
+
+    path: str
+    """File name as it was given."""
+    header: Header
+    """What it knows about its making."""
+    activations: int
+    """How many it holds."""
+    tokens: tuple[int, ...] | None
+    """Shape of its `input_ids`, None when it has none."""
+    floors: tuple[str, ...] = ()
+    """Dtypes for which it holds a free noise floor."""
+    digest_only: bool = False
+    """Whether it kept no elements."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many activations came to what."""
+
+    pairs: int
+    """Paired activations."""
+    agree: int
+    """Pairs that agree."""
+    diverge: int
+    """Pairs with a divergence of their own: not healed, not a repetition."""
+    healed: int
+    """Divergences without effect downstream."""
+    repeated: int
+    """Divergences that repeat an earlier one's values."""
+    missing: int
+    """The reference's activations that the port lacks."""
+    extra: int
+    """The port's that the reference lacks."""
+    ignored: int = 0
+    """Left out by the user's map, both sides together."""
+    evidence: dict[str, int] = field(default_factory=dict)
+    """Pairs by what they rest on."""
+    layouts: dict[str, int] = field(default_factory=dict)
+    """Pairs in another layout, by kind of layout."""
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Everything that a comparison of two traces found."""
+
+    reference: TraceSummary
+    """The reference."""
+    port: TraceSummary
+    """The port."""
+    inputs: InputCheck
+    """The models' inputs compared."""
+    dtype: str
+    """The coarser run's dtype, whose floor the pairs are judged by."""
+    floor: str
+    """Where the floors come from: `recorded`, or the name of the stand-in."""
+    counts: Counts
+    """Rows by outcome."""
+    rows: tuple[Row, ...]
+    """Pairs and missing activations in the reference's order, then the extra ones in the port's."""
+    finding: Finding | None
+    """The first divergence; None when the port agrees."""
+    worst: Row | None
+    """The agreeing pair with the largest error / floor; None when none was judged by a floor."""
+    summary: str
+    """The verdict in one sentence."""
+    notes: tuple[str, ...] = ()
+    """Sentences for people, from both traces and from this comparison."""
+    weights: str = ""
+    """Result of the comparison of the weights, when one was made."""
+    cause: str = ""
+    """Likely cause of the finding, when one was found."""
+    other_faults: str = ""
+    """What a replay said about further faults, when there was one."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when the port agrees, 1 when it diverges."""
+        return 0 if self.finding is None else 1
+
+    @property
+    def first(self) -> Row | None:
+        """The row of the first divergence."""
+        if self.finding is None:
+            return None
+        order = self.finding.order
+        return next(
+            row for row in self.rows if row.side != "port" and row.activation.order == order
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One line a row, the columns of `report.table.COLUMNS`."""
+        from firstdiff.diff.report.table import frame
+
+        return frame(self.rows)
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write `frame` to ``path`` and return it."""
+        from firstdiff.diff.report.table import write_parquet
+
+        return write_parquet(self.rows, path)
+
+    def to_json(self) -> str:
+        """The whole result as JSON, UTF-8, two spaces of indentation; NaN and infinities become null."""
+        from firstdiff.diff.report.json import to_json
+
+        return to_json(self)

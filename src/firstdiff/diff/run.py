@@ -1,0 +1,233 @@
+"""Comparing two traces from end to end. Each step lies in a file of its own; this one is their order."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firstdiff.diff.align import DEFAULT_MATCHERS, Alignment, Unmatched, align
+from firstdiff.diff.compare import Comparison
+from firstdiff.diff.floor import Floors, coarser, run_dtype
+from firstdiff.diff.healing import mark_duplicates, mark_healed
+from firstdiff.diff.inputs import InputCheck, check_inputs
+from firstdiff.diff.judge import FAIL, WARN, Verdict
+from firstdiff.diff.locate import Finding, locate
+from firstdiff.diff.mapping import PathMap, read_map
+from firstdiff.diff.measure import Side
+from firstdiff.diff.names import wrapper_prefix
+from firstdiff.diff.pattern import find_pattern
+from firstdiff.diff.result import Counts, Diff, TraceSummary
+from firstdiff.diff.row import Row
+from firstdiff.traces import Trace, open_trace
+from firstdiff.traces.errors import OptionError
+from firstdiff.traces.padding import padding_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from firstdiff.diff.modules import Matcher
+
+Source = str | os.PathLike[str] | Trace
+_FLOOR_TABLE = "floor/free/"
+_COMPILE_FROM = 64 << 20
+"""Bytes to read from which the compiled kernel pays for being loaded."""
+
+
+def diff(
+    reference: Source,
+    port: Source,
+    *,
+    map: str | os.PathLike[str] | Mapping[str, Any] | PathMap | None = None,
+    matchers: Iterable[Matcher] = DEFAULT_MATCHERS,
+    compiled: bool | None = None,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> Diff:
+    """Align two traces and find where the port first goes wrong.
+
+    ``map`` is a TOML file or a mapping of module paths (`mapping.read_map`). ``compiled`` measures with numba
+    where it is installed; None does so when the traces are large.
+
+    Raises:
+        TraceError: one of them is no complete trace.
+        InputMismatch: they were made from different inputs.
+        OptionError: the map is not usable, or nothing could be paired.
+    """
+    with ExitStack() as stack:
+        ours, theirs = (_open(source, stack) for source in (reference, port))
+        inputs = check_inputs(ours, theirs)
+        progress("aligning")
+        path_map = read_map(Path(map) if isinstance(map, os.PathLike) else map)
+        alignment = align(
+            ours.activations, theirs.activations, path_map=path_map, matchers=matchers
+        )
+        _check_alignment(alignment, ours, theirs)
+        progress("measuring")
+        comparison = _comparison(ours, theirs, compiled)
+        rows = _rows(alignment, comparison)
+        finding = locate(rows)
+        if finding is not None:
+            finding = _with_pattern(finding, rows, comparison)
+        return _result(ours, theirs, inputs, comparison, alignment, rows, finding)
+
+
+def _open(source: Source, stack: ExitStack) -> Trace:
+    return source if isinstance(source, Trace) else stack.enter_context(open_trace(source))
+
+
+def _check_alignment(alignment: Alignment, reference: Trace, port: Trace) -> None:
+    if alignment.pairs:
+        return
+    shown = [next((a.key.path for a in t.activations if a.key.path), "") for t in (reference, port)]
+    raise OptionError(
+        f"{reference.path.name} and {port.path.name} have no activation in common: the reference has modules like "
+        f"{shown[0]!r}, the port like {shown[1]!r}; name pairs of paths with --map FILE.toml"
+    )
+
+
+def _comparison(reference: Trace, port: Trace, compiled: bool | None) -> Comparison:
+    dtype = coarser(run_dtype(reference.activations), run_dtype(port.activations))
+    floors = Floors(reference.activations, dtype, reference.table(f"{_FLOOR_TABLE}{dtype}"))
+    size = sum(
+        a.place.nbytes for t in (reference, port) for a in t.activations if a.place is not None
+    )
+    mask = padding_mask({name: reference.input_values(name) for name in reference.inputs})
+    return Comparison(
+        reference, port, floors, mask, size >= _COMPILE_FROM if compiled is None else compiled
+    )
+
+
+def _rows(alignment: Alignment, comparison: Comparison) -> tuple[Row, ...]:
+    """Every row, the reference's in its execution order, then what the port has beyond it."""
+    prefixes = [
+        wrapper_prefix(a.key.path for a in t.activations)
+        for t in (comparison.reference, comparison.port)
+    ]
+    rows = [
+        comparison.row(pair, pair.reference.key.path.removeprefix(prefixes[0]))
+        for pair in alignment.pairs
+    ]
+    missing = [_unmatched(u, prefixes[0]) for u in alignment.unmatched if u.side == "reference"]
+    extra = [_unmatched(u, prefixes[1]) for u in alignment.unmatched if u.side == "port"]
+    ordered = sorted([*rows, *missing], key=lambda row: row.activation.order)
+    return (*mark_duplicates(mark_healed(ordered)), *extra)
+
+
+def _unmatched(found: Unmatched, prefix: str) -> Row:
+    kind = "missing" if found.side == "reference" else "extra"
+    name = found.activation.key.path.removeprefix(prefix)
+    return Row(name, Verdict("missing" if kind == "missing" else "extra"), unmatched=found)
+
+
+def _with_pattern(finding: Finding, rows: Sequence[Row], comparison: Comparison) -> Finding:
+    """``finding`` with the error by token, where there are elements and tokens."""
+    row = next(row for row in rows if row.side != "port" and row.activation.order == finding.order)
+    grid = _grid(comparison.reference)
+    pair, score = row.pair, row.verdict.score
+    if grid is None or pair is None or row.layout is None or row.floor is None or score is None:
+        return finding
+    if pair.reference.place is None or pair.port.place is None or row.verdict.kind == "non-finite":
+        return finding
+    sides = (
+        Side(comparison.reference.stored(pair.reference), pair.reference.dtype),
+        Side(comparison.port.stored(pair.port), pair.port.dtype),
+    )
+    limit = max(WARN / 2, min(FAIL, score / 2)) * row.floor.relative
+    pattern = find_pattern(*sides, row.layout, grid, comparison.padding, limit)
+    return replace(finding, pattern=pattern)
+
+
+def _grid(trace: Trace) -> tuple[int, int] | None:
+    """(batch, tokens) of the model's inputs."""
+    for name in ("input_ids", "tokens", "attention_mask", *trace.inputs):
+        found = trace.inputs.get(name)
+        if found is not None and len(found.shape) == 2:
+            return found.shape[0], found.shape[1]
+    return None
+
+
+def _result(
+    reference: Trace, port: Trace, inputs: InputCheck, comparison: Comparison, alignment: Alignment,
+    rows: tuple[Row, ...], finding: Finding | None,
+) -> Diff:  # fmt: skip
+    judged = [row for row in rows if row.verdict.kind == "agrees" and row.verdict.score is not None]
+    worst = max(judged, key=lambda row: row.verdict.score or 0.0, default=None)
+    counts = _counts(rows, alignment)
+    sources = Counter(row.floor.source for row in rows if row.floor is not None)
+    source = (
+        "recorded"
+        if comparison.floors.recorded
+        else next(iter(sources), "not needed: all values are equal")
+    )
+    return Diff(
+        reference=_summary(reference),
+        port=_summary(port),
+        inputs=inputs,
+        dtype=comparison.floors.dtype,
+        floor=source,
+        counts=counts,
+        rows=rows,
+        finding=finding,
+        worst=worst,
+        summary=_sentence(finding, counts, worst),
+        notes=(*_notes(reference, port, rows, sources), *inputs.notes),
+    )
+
+
+def _summary(trace: Trace) -> TraceSummary:
+    grid = trace.inputs.get("input_ids")
+    floors = tuple(n.removeprefix(_FLOOR_TABLE) for n in trace.tables if n.startswith(_FLOOR_TABLE))
+    places = [a.place for a in trace.activations]
+    digest_only = bool(places) and all(place is None for place in places)
+    shape = grid.shape if grid is not None else None
+    return TraceSummary(str(trace.path), trace.header, len(places), shape, floors, digest_only)
+
+
+def _counts(rows: Sequence[Row], alignment: Alignment) -> Counts:
+    kinds = Counter(row.verdict.kind for row in rows)
+    return Counts(
+        pairs=len(alignment.pairs),
+        agree=kinds["agrees"],
+        diverge=sum(row.diverges for row in rows),
+        healed=sum(bool(row.healed) for row in rows),
+        repeated=sum(row.duplicate_of is not None for row in rows),
+        missing=kinds["missing"],
+        extra=kinds["extra"],
+        ignored=alignment.ignored,
+        evidence=dict(Counter(pair.evidence for pair in alignment.pairs)),
+        layouts=dict(Counter(row.layout.kind for row in rows if row.layout and row.layout.words)),
+    )
+
+
+def _sentence(finding: Finding | None, counts: Counts, worst: Row | None) -> str:
+    if finding is not None:
+        return f"First divergence: {finding.sentence}"
+    compared = f"The port agrees with the reference: {counts.agree} activations"
+    if worst is None or not worst.verdict.score:
+        return f"{compared}, every value equal."
+    place = worst.name or "the model"
+    return f"{compared}, worst error / floor {worst.verdict.score:.2g} at {place} {worst.label}."
+
+
+def _notes(
+    reference: Trace, port: Trace, rows: Sequence[Row], sources: Mapping[str, int]
+) -> list[str]:
+    notes = [
+        f"{side}: {note}"
+        for side, t in (("reference", reference), ("port", port))
+        for note in t.header.notes
+    ]
+    notes += [
+        f"{count} activations are judged with {name}."
+        for name, count in sources.items()
+        if name != "recorded"
+    ]
+    if any(row.measurement is not None and row.measurement.estimated for row in rows):
+        notes.append("Errors are estimated from digests; padded rows could not be left out.")
+    incomparable = sum(row.verdict.kind == "not comparable" for row in rows)
+    if incomparable:
+        notes.append(f"{incomparable} pairs could not be compared.")
+    return notes
