@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
+import jax.numpy as jnp
 from jax._src import sharding_impls, source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.sharding import AxisType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 UNSPECIFIED: Any = cast("Any", sharding_impls).UNSPECIFIED
 """What `jit` stores for an operand whose sharding is left to the compiler."""
@@ -94,17 +96,59 @@ def in_context(eqn: JaxprEqn) -> Iterator[None]:
         yield
 
 
-def varying_axes(value: Any) -> frozenset[str]:
-    """Names of the manual mesh axes over which ``value`` differs, inside a checked `shard_map`."""
-    aval = jax.typeof(value)
+def jit_like(eqn: JaxprEqn, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function(operands, extra) -> (results, more)`` under the shardings of a `jit` equation."""
+    inside, outside = eqn.params["in_shardings"], eqn.params["out_shardings"]
+    if all(sharding is UNSPECIFIED for sharding in (*inside, *outside)):
+        return jax.jit(function)
+    return jax.jit(
+        function,
+        in_shardings=(list(inside), UNSPECIFIED),
+        out_shardings=(list(outside), UNSPECIFIED),
+    )
+
+
+def manual_axes(eqn: JaxprEqn) -> tuple[str, ...]:
+    """Mesh axes that a `shard_map` equation makes manual, in the mesh's order."""
+    names = eqn.params["mesh"].axis_names
+    return tuple(name for name in names if name in eqn.params["newly_manual_axes"])
+
+
+def varying_axes_of(aval: Any) -> frozenset[str]:
+    """Names of the manual mesh axes over which a value of type ``aval`` differs, in a checked
+    `shard_map`."""
     manual = getattr(aval, "manual_axis_type", None)
-    return frozenset(manual.varying if manual is not None else aval.vma)
+    return frozenset(manual.varying if manual is not None else getattr(aval, "vma", ()))
 
 
-def to_varying(value: Any, axes: tuple[str, ...]) -> Any:
+def to_varying(value: Any, axes: Iterable[str]) -> Any:
     """``value``, now typed as varying over ``axes`` too."""
-    missing = tuple(axis for axis in axes if axis not in varying_axes(value))
+    known = varying_axes_of(jax.typeof(value))
+    missing = tuple(axis for axis in axes if axis not in known)
     return jax.lax.pcast(value, missing, to="varying") if missing else value
+
+
+def zeros_of(aval: Any) -> Any:
+    """Zeros of type ``aval``: shape, dtype, explicit sharding and varying axes."""
+    return like(jnp.zeros(aval.shape, aval.dtype), aval)
+
+
+def like(value: Any, aval: Any) -> Any:
+    """``value`` with the explicit sharding and the varying axes of ``aval``."""
+    sharding = getattr(aval, "sharding", None)
+    if sharding is not None and _is_explicit(sharding):
+        value = cast("Any", jax.sharding).reshard(value, sharding.spec)
+    return to_varying(value, varying_axes_of(aval))
+
+
+def _is_explicit(sharding: Any) -> bool:
+    mesh = getattr(sharding, "mesh", None)
+    return mesh is not None and AxisType.Explicit in getattr(mesh, "axis_types", ())
+
+
+def wait_for(values: Any) -> None:
+    """Return when ``values`` are computed; errors of the computation are raised here."""
+    cast("Any", jax).block_until_ready(values)
 
 
 def source_line(eqn: JaxprEqn) -> str:

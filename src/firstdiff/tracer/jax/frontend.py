@@ -29,6 +29,8 @@ class Split:
     """A pytree of arrays: the jit argument."""
     rebuild: Callable[[Any], Any]
     """Gives the model back from such a pytree; called inside the trace, with tracers."""
+    static: str = ""
+    """What tells two splits with arrays of equal shapes apart: the rest, in words."""
 
 
 class FrontEnd(Protocol):
@@ -129,7 +131,8 @@ def split_pytree(model: Any) -> Split:
             whole[index] = array
         return jax.tree_util.tree_unflatten(structure, whole)
 
-    return Split([leaves[index] for index in where], rebuild)
+    static = [None if is_array(leaf) else leaf for leaf in leaves]
+    return Split([leaves[index] for index in where], rebuild, f"{structure} {static}")
 
 
 def is_parameter_tree(model: object) -> bool:

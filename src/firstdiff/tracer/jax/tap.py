@@ -86,7 +86,7 @@ ad.primitive_jvps[tap_p] = _jvp
 ad.primitive_transposes[tap_p] = lambda cotangent, _value, **_params: [cotangent]
 
 
-def tap(name: str, value: T) -> T:
+def named_tap(name: str, value: T) -> T:
     """Mark ``value`` (an array or any pytree of arrays) for recording as the output of ``name``;
     returns it.
 
@@ -109,7 +109,8 @@ def new_serial() -> int:
 
 @contextlib.contextmanager
 def scope(path: str) -> Iterator[None]:
-    """Names given to `tap` inside are relative to ``path``, also in functions that were jitted
+    """Names given to `firstdiff.tap` inside are relative to ``path``, also in functions that were
+    jitted
     before."""
     token = compat.capture_token()
     if token is None:

@@ -1,0 +1,61 @@
+"""Capture of a JAX model in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from firstdiff.tracer.jax.recording import Inputs, Recording
+from firstdiff.tracer.selection import Selection
+
+if TYPE_CHECKING:
+    from firstdiff.tracer.events import Sink
+    from firstdiff.tracer.jax.captured import JaxCapture
+    from firstdiff.tracer.jax.reap import Mode
+    from firstdiff.traces.schema import Key
+
+
+def capture_jax(
+    model: Any,
+    call: Callable[..., Any] | None,
+    inputs: Inputs | Sequence[Inputs],
+    *,
+    sink: Sink,
+    selection: Selection | None = None,
+    mode: Mode = "jit",
+    exact: bool = False,
+    framework: str | None = None,
+    module: Any = None,
+    verify: bool = True,
+    max_iterations: int | None = None,
+    values: Mapping[Key, Any] | None = None,
+) -> JaxCapture:
+    """Record ``call(model, **inputs)``, or ``model(**inputs)`` when ``call`` is None. Several
+    inputs are several steps.
+
+    ``mode`` "jit" compiles the whole call as one program; "eager" runs operation by operation.
+    ``exact`` forbids XLA to keep bfloat16 in float32 between operations. ``framework`` names the
+    front end, None finds it. ``module`` is a linen module whose children are listed too. ``verify``
+    runs once more without taps and compares the outputs. ``max_iterations`` records that many first
+    iterations of while loops instead of the last one.
+
+    Raises `SubjectError` when the user's code raises (chained), `CaptureError` when nothing was
+    recorded.
+    """
+    chosen = selection or Selection()
+    recording = Recording(
+        model,
+        call,
+        sink,
+        chosen,
+        mode,
+        exact,
+        framework,
+        module,
+        verify,
+        max_iterations,
+        values or {},
+    )
+    for step in [inputs] if isinstance(inputs, Mapping) else inputs:
+        recording.step(step)
+    return recording.finish()

@@ -1,0 +1,107 @@
+"""How values get through loops: stacked over the iterations of a scan, carried through a while
+loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.walk import Put, Taken, Walk, below
+
+if TYPE_CHECKING:
+    from jax.extend.core import JaxprEqn
+
+    from firstdiff.tracer.jax.plan import Address
+
+
+def scan_rule(
+    walk: Walk, eqn: JaxprEqn, operands: list[Any], address: Address, put: Put
+) -> tuple[list[Any], Taken]:
+    """Taken values are stacked over the iterations, put values are sliced."""
+    params = eqn.params
+    first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+    constants, carry, sliced = operands[:first], operands[first:second], operands[second:]
+
+    def body(carry: list[Any], each: tuple[list[Any], Put]) -> tuple[list[Any], Any]:
+        arguments = [*constants, *carry, *each[0]]
+        results, taken = walk.closed(params["jaxpr"], arguments, (*address, 0), each[1])
+        split = params["num_carry"]
+        return results[:split], (results[split:], taken)
+
+    final, (stacked, taken) = jax.lax.scan(
+        body,
+        carry,
+        (sliced, below(put, address)),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*final, *stacked], taken
+
+
+def while_rule(
+    walk: Walk, eqn: JaxprEqn, operands: list[Any], address: Address, put: Put
+) -> tuple[list[Any], Taken]:
+    """Taken values ride in the carry: those of the last iteration, or a buffer of the first ones.
+    Trips are counted."""
+    params = eqn.params
+    first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+    asked, constants, carry = operands[:first], operands[first:second], operands[second:]
+    kept = walk.max_iterations
+    put = below(put, address)
+
+    def iterate(carry: list[Any], trip: Any) -> tuple[list[Any], Taken]:
+        now = {place: _at_trip(value, trip) for place, value in put.items()}
+        arguments = [*constants, *carry]
+        return walk.closed(params["body_jaxpr"], arguments, (*address, 0), now)
+
+    def body(state: tuple[list[Any], Taken, Any]) -> tuple[list[Any], Taken, Any]:
+        carry, before, trip = state
+        results, taken = iterate(carry, trip)
+        if kept is not None:
+            taken = {number: _store(before[number], taken[number], trip, kept) for number in taken}
+        return results, taken, trip + 1
+
+    def condition(state: tuple[list[Any], Taken, Any]) -> Any:
+        untapped = replace(walk, slots=())
+        arguments = [*asked, *state[0]]
+        return untapped.closed(params["cond_jaxpr"], arguments, (*address, 1), {})[0][0]
+
+    number = walk.count_number(address)
+    start = jnp.int32(0)
+    if number is not None:
+        axes = (axis for axis_of in walk.slots[number].stacked for axis in axis_of.axes)
+        start = compat.to_varying(start, axes)
+    shapes = jax.eval_shape(lambda carry: iterate(carry, start)[1], carry)
+    blank = {number: _blank(shape, kept) for number, shape in shapes.items()}
+    results, taken, trips = jax.lax.while_loop(condition, body, (carry, blank, start))
+    return list(results), taken if number is None else {**taken, number: trips}
+
+
+def _blank(aval: Any, kept: int | None) -> Any:
+    zeros = compat.zeros_of(aval)
+    return zeros if kept is None else jnp.stack([zeros] * kept)
+
+
+def _store(buffer: Any, value: Any, trip: Any, kept: int) -> Any:
+    """``buffer`` with ``value`` at ``trip``; iterations after the last that is kept change
+    nothing."""
+    stored = jax.lax.dynamic_update_index_in_dim(buffer, value, jnp.minimum(trip, kept - 1), 0)
+    return jnp.where(trip < kept, stored, buffer)
+
+
+def _at_trip(replacement: tuple[Any, Any], trip: Any) -> tuple[Any, Any]:
+    """The value and mask of one iteration; iterations beyond the given ones keep their own
+    value."""
+    value, mask = replacement
+    last = value.shape[0] - 1
+    index = jnp.minimum(trip, last)
+    now = jax.lax.dynamic_index_in_dim(value, index, 0, keepdims=False)
+    given = trip <= last
+    if mask is not None:
+        given = given & jax.lax.dynamic_index_in_dim(mask, index, 0, keepdims=False)
+    return now, given

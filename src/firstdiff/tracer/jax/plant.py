@@ -1,0 +1,121 @@
+"""Putting activations into a traced function: the program goes on with given values in place of its
+own.
+
+The same walk as reaping. What the program computed itself, from planted values upstream, is still
+recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from firstdiff.traces.errors import OptionError
+
+if TYPE_CHECKING:
+    from firstdiff.tracer.jax.plan import Address, Stacked, Tap
+    from firstdiff.tracer.jax.schedule import Occurrence
+    from firstdiff.tracer.jax.walk import Put
+    from firstdiff.traces.schema import Key
+
+
+@dataclass(frozen=True)
+class Planting:
+    """Values to put in, arranged by tap."""
+
+    put: Put
+    """Stacked values and masks by address."""
+    cuts: dict[Address, Any]
+    """How values at taps inside a `shard_map` are cut."""
+    planted: tuple[Key, ...]
+    """What will be put in."""
+    refused: dict[Key, str]
+    """What cannot be, and why."""
+
+
+def plan_planting(
+    occurrences: Sequence[Occurrence], values: Mapping[Key, Any], max_iterations: int | None
+) -> Planting:
+    """Arrange ``values`` for one run whose activations are ``occurrences``.
+
+    A value has the shape of the activation of that key as it is recorded, and any dtype that casts
+    to it. `OptionError` for another shape. Keys without a tap, or whose value the model holds on
+    to, are refused.
+    """
+    found = {occurrence.key: occurrence for occurrence in occurrences}
+    refused = {key: "no tap of that name fired" for key in values if key not in found}
+    chosen: dict[Address, list[Occurrence]] = {}
+    for key in values:
+        if key in refused:
+            continue
+        reason = _refusal(found[key], max_iterations)
+        if reason:
+            refused[key] = reason
+        else:
+            chosen.setdefault(found[key].tap.address, []).append(found[key])
+    put = {address: _arranged(group, values, max_iterations) for address, group in chosen.items()}
+    cuts = {address: _cut(group[0].tap) for address, group in chosen.items()}
+    planted = tuple(key for key in values if key not in refused)
+    return Planting(put, cuts, planted, refused)
+
+
+def _refusal(occurrence: Occurrence, max_iterations: int | None) -> str:
+    if not occurrence.tap.key.plantable:
+        return "the model goes on with its own value here (a constant, or a container that it may change)"
+    if max_iterations is None and any(axis.kind == "while" for axis in occurrence.axes):
+        return "it lies in a while loop; give max_iterations"
+    return ""
+
+
+def _arranged(
+    group: Sequence[Occurrence], values: Mapping[Key, Any], max_iterations: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """One array with the leading axes of the tap, and a mask of the places given; None when that is
+    all."""
+    tap = group[0].tap
+    leading, shape = _leading(group[0], max_iterations), _shape(tap)
+    first = np.asarray(values[group[0].key])
+    array = np.zeros(leading + shape, first.dtype)
+    mask = np.zeros(leading, bool)
+    stacked = _stacked(tap)
+    for occurrence in group:
+        value = np.asarray(values[occurrence.key])
+        left = iter(occurrence.place)
+        place = tuple(slice(None) if entry.shards else next(left) for entry in stacked)
+        expected = array[place].shape
+        if value.shape != expected:
+            key = occurrence.key
+            raise OptionError(
+                f"{key.path} {key.site} {key.leaf}: the value to plant is {value.shape}, the model's is "
+                f"{expected}; bring it into the model's layout first"
+            )
+        array[place] = value
+        mask[place] = True
+    return array, None if mask.all() else mask
+
+
+def _leading(occurrence: Occurrence, max_iterations: int | None) -> tuple[int, ...]:
+    loops = iter(
+        axis.size if axis.kind == "scan" else max_iterations or 1
+        for axis in occurrence.axes
+        if axis.kind in ("scan", "while")
+    )
+    return tuple(entry.shards or next(loops) for entry in _stacked(occurrence.tap))
+
+
+def _stacked(tap: Tap) -> tuple[Stacked, ...]:
+    return tuple(entry for entry in tap.stacked if not entry.shards or tap.spec is None)
+
+
+def _shape(tap: Tap) -> tuple[int, ...]:
+    """Shape of a value at ``tap``: of the whole tensor where a `shard_map` cuts it."""
+    return tap.shape if tap.spec is None else tuple(tap.slot.var.aval.shape)
+
+
+def _cut(tap: Tap) -> Any:
+    if tap.spec is not None:
+        return tap.spec
+    return next((entry.axes for entry in tap.stacked if entry.shards), None)

@@ -1,0 +1,261 @@
+"""Reading a traced program once, without running it: which taps it holds, and where their values
+are at home.
+
+A value that merely passes a boundary (an argument of an inner `jit`, a constant of a scan, an
+operand of a `shard_map`) is at home outside, so it is taken out once and not once per iteration; a
+module's output that is the next module's input is one variable, hence one slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+
+from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.layered import combined, is_layered
+from firstdiff.tracer.jax.plan import (
+    Address,
+    Branches,
+    Carried,
+    Node,
+    Plan,
+    Scan,
+    Shards,
+    Slot,
+    Tap,
+    While,
+)
+from firstdiff.tracer.jax.scope import Frame, Scope, stacked
+from firstdiff.tracer.jax.tap import tap_p
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jax.extend.core import ClosedJaxpr
+
+
+def survey(
+    program: ClosedJaxpr,
+    *,
+    parameters: int = 0,
+    max_iterations: int | None = None,
+    planted: frozenset[Address] = frozenset(),
+) -> Plan:
+    """Plan of ``program``, whose first ``parameters`` arguments (and all constants) are parameters.
+
+    ``max_iterations`` keeps that many first iterations of every while loop instead of its last one.
+    A tap whose address is in ``planted`` returns another value than it receives.
+    """
+    reader = _Reader(max_iterations, planted)
+    root = Scope((), ())
+    for number, var in enumerate(program.jaxpr.invars):
+        root.origins[var] = "parameter" if number < parameters else "input"
+    nodes = reader.read(program.jaxpr, root)
+    nodes = reader.moved_all(nodes)
+    notes = tuple(dict.fromkeys(reader.notes))
+    return Plan(nodes, notes, frozenset(reader.facts), reader.carried_all())
+
+
+def has_taps(jaxpr: Jaxpr) -> bool:
+    """Whether ``jaxpr`` holds a tap at any depth."""
+    return any(
+        eqn.primitive is tap_p or any(has_taps(inner) for inner in compat.jaxprs_of(eqn))
+        for eqn in jaxpr.eqns
+    )
+
+
+class _Reader:
+    def __init__(self, max_iterations: int | None, planted: frozenset[Address]) -> None:
+        self.max_iterations = max_iterations
+        self.planted = planted
+        self.notes: list[str] = []
+        self.facts: set[Slot] = set()
+        self.carried: dict[Slot, Carried] = {}
+        self.moves: dict[Slot, tuple[Slot, Any]] = {}
+        self.specs: dict[tuple[Address, Any], Any] = {}
+
+    def read(self, jaxpr: Jaxpr, scope: Scope) -> tuple[Node, ...]:
+        for var in jaxpr.constvars:
+            scope.origins.setdefault(var, "parameter")
+        nodes: list[Node] = []
+        for number, eqn in enumerate(jaxpr.eqns):
+            if eqn.primitive is tap_p:
+                nodes.append(self.tap(eqn, scope, number))
+            elif any(has_taps(inner) for inner in compat.jaxprs_of(eqn)):
+                nodes.extend(self.inside(eqn, scope, number))
+            origin = combined([scope.origin(atom) for atom in eqn.invars])
+            for var in eqn.outvars:
+                scope.origins.setdefault(var, origin)
+        return tuple(nodes)
+
+    def inside(self, eqn: JaxprEqn, scope: Scope, number: int) -> Sequence[Node]:
+        name = eqn.primitive.name
+        if name in compat.JIT | compat.INLINED:
+            return self.inlined(eqn, scope, number)
+        rules: dict[str, Callable[[JaxprEqn, Scope, int], Node]] = {
+            "scan": self.scan,
+            "while": self.loop,
+            "cond": self.cond,
+            "shard_map": self.shards,
+        }
+        if name in rules:
+            return [rules[name](eqn, scope, number)]
+        place = compat.source_line(eqn) or "source unknown"
+        self.notes.append(
+            f"taps inside {name!r} ({place}) are not recorded: this transformation is not known"
+        )
+        return []
+
+    def tap(self, eqn: JaxprEqn, scope: Scope, number: int) -> Tap:
+        atom, out = eqn.invars[0], eqn.outvars[0]
+        aval: Any = out.aval
+        home = scope.home(out if isinstance(atom, Literal) else atom)
+        address = (*scope.address, number)
+        if address not in self.planted:
+            scope.homes[out] = home
+        batch = eqn.params["batch"]
+        return Tap(
+            key=eqn.params["key"],
+            address=address,
+            slot=home,
+            batch=tuple(aval.shape[:batch]),
+            source=compat.source_line(eqn),
+            stacked=stacked(scope.frames, out),
+            spec=self.specs.get((scope.address, None if isinstance(atom, Literal) else atom)),
+            shape=tuple(aval.shape),
+            dtype=aval.dtype,
+        )
+
+    def enter(
+        self,
+        jaxpr: Jaxpr,
+        scope: Scope,
+        where: tuple[int, int],
+        atoms: Sequence[Any],
+        passing: range,
+    ) -> Scope:
+        """The scope of an inner program whose arguments are ``atoms``.
+
+        Those in ``passing`` are the very same values inside.
+        """
+        inner = Scope((*scope.address, *where), scope.frames)
+        for index, (var, atom) in enumerate(zip(jaxpr.invars, atoms, strict=True)):
+            inner.origins[var] = scope.origin(atom)
+            if index in passing and not isinstance(atom, Literal):
+                inner.homes[var] = scope.home(atom)
+        return inner
+
+    def inlined(self, eqn: JaxprEqn, scope: Scope, number: int) -> Sequence[Node]:
+        closed = compat.inner_jaxpr(eqn)
+        if closed is None:
+            return []
+        inner = self.enter(
+            closed.jaxpr, scope, (number, 0), eqn.invars, range(len(closed.jaxpr.invars))
+        )
+        nodes = self.read(closed.jaxpr, inner)
+        for out, atom in zip(eqn.outvars, closed.jaxpr.outvars, strict=True):
+            if not isinstance(atom, Literal):
+                scope.homes[out] = inner.home(atom)
+        return nodes
+
+    def scan(self, eqn: JaxprEqn, scope: Scope, number: int) -> Scan:
+        params = eqn.params
+        body, constants = params["jaxpr"].jaxpr, params["num_consts"]
+        layered = is_layered(eqn, [scope.origin(atom) for atom in eqn.invars])
+        inner = self.enter(body, scope, (number, 0), eqn.invars, range(constants))
+        inner.frames = (*scope.frames, Frame())
+        nodes = self.read(body, inner)
+        self.carries(eqn, scope, inner)
+        address = (*scope.address, number)
+        return Scan(address, params["length"], params["reverse"], layered, nodes)
+
+    def carries(self, eqn: JaxprEqn, scope: Scope, inner: Scope) -> None:
+        """Note where each carry of a scan comes from, so that it is not taken out a second time."""
+        params = eqn.params
+        first = params["num_consts"]
+        body = params["jaxpr"].jaxpr
+        for index in range(params["num_carry"]):
+            initial, result = eqn.invars[first + index], body.outvars[index]
+            if isinstance(initial, Literal) or isinstance(result, Literal):
+                continue
+            received, handed = inner.home(body.invars[first + index]), inner.home(result)
+            if received != handed:
+                self.carried[received] = Carried(
+                    scope.home(initial), handed, params["length"], params["reverse"]
+                )
+
+    def loop(self, eqn: JaxprEqn, scope: Scope, number: int) -> While:
+        params = eqn.params
+        if has_taps(params["cond_jaxpr"].jaxpr):
+            self.notes.append("taps in the condition of a while loop are not recorded")
+        first, constants = params["cond_nconsts"], params["body_nconsts"]
+        body = params["body_jaxpr"].jaxpr
+        inner = self.enter(body, scope, (number, 0), eqn.invars[first:], range(constants))
+        if self.max_iterations is not None:
+            inner.frames = (*scope.frames, Frame())
+        nodes = self.read(body, inner)
+        widest = max(eqn.outvars, key=lambda var: len(compat.varying_axes_of(var.aval)))
+        count = Slot(scope.address, number, stacked(scope.frames, widest))
+        self.facts.add(count)
+        return While((*scope.address, number), count, self.max_iterations, nodes)
+
+    def cond(self, eqn: JaxprEqn, scope: Scope, number: int) -> Branches:
+        index, operands = eqn.invars[0], eqn.invars[1:]
+        everything = range(len(operands))
+        children = []
+        for which, branch in enumerate(eqn.params["branches"]):
+            inner = self.enter(branch.jaxpr, scope, (number, which), operands, everything)
+            children.append(self.read(branch.jaxpr, inner))
+        address = (*scope.address, number)
+        if isinstance(index, Literal):
+            return Branches(address, int(index.val), tuple(children))
+        home = scope.home(index)
+        self.facts.add(home)
+        return Branches(address, home, tuple(children))
+
+    def shards(self, eqn: JaxprEqn, scope: Scope, number: int) -> Shards:
+        params = eqn.params
+        body = params["jaxpr"]
+        inner = self.enter(body, scope, (number, 0), eqn.invars, range(len(body.invars)))
+        axes = tuple((name, params["mesh"].shape[name]) for name in compat.manual_axes(eqn))
+        inner.frames = (*scope.frames, Frame(axes, params["check_vma"]))
+        for var, spec in zip(body.invars, params["in_specs"], strict=True):
+            self.specs[inner.address, var] = spec
+        nodes = self.read(body, inner)
+        for atom, out, spec in zip(body.outvars, eqn.outvars, params["out_specs"], strict=True):
+            if isinstance(atom, Literal):
+                continue
+            home = inner.home(atom)
+            if home.scope[: len(inner.address)] == inner.address:
+                self.moves[home] = (scope.home(out), spec)
+        return Shards((*scope.address, number), nodes)
+
+    def moved_all(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+        """``nodes``, where a result of a `shard_map` is at home outside it: there it is whole."""
+        return tuple(self.moved(node) for node in nodes)
+
+    def carried_all(self) -> dict[Slot, Carried]:
+        """Carries between final homes."""
+        return {
+            slot: replace(
+                carry, initial=self.final(carry.initial)[0], result=self.final(carry.result)[0]
+            )
+            for slot, carry in self.carried.items()
+        }
+
+    def final(self, slot: Slot) -> tuple[Slot, Any]:
+        """Outermost home of ``slot``, and how it is cut where that is outside a `shard_map`."""
+        spec = None
+        while slot in self.moves:
+            slot, spec = self.moves[slot]
+        return slot, spec
+
+    def moved(self, node: Node) -> Node:
+        if isinstance(node, Tap):
+            slot, spec = self.final(node.slot)
+            return replace(node, slot=slot, spec=node.spec if spec is None else spec)
+        if isinstance(node, Branches):
+            return replace(node, children=tuple(self.moved_all(b) for b in node.children))
+        return replace(node, children=self.moved_all(node.children))

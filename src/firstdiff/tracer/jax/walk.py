@@ -1,0 +1,148 @@
+"""The interpreter behind reap and plant: runs a traced program again, taking values out and putting
+values in.
+
+One walk serves both, because the hard part, threading values through loops, branches and shards, is
+the same; what is taken and what is put is data. Equations that neither concerns are bound
+unchanged, so a walk that takes nothing is the very program it was given. The rules for loops,
+branches and shards are in `rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
+
+from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.tap import tap_p
+
+if TYPE_CHECKING:
+    from jax.extend.core import ClosedJaxpr
+
+    from firstdiff.tracer.jax.plan import Address, Slot
+
+Taken: TypeAlias = dict[int, Any]
+"""Values on their way out, by the number of their slot."""
+Put: TypeAlias = dict["Address", tuple[Any, Any]]
+"""Values on their way in: (array, mask or None) by the address of the tap. Where the mask is false
+the program's own
+value stays. Both have the leading axes of the loops that still enclose the tap."""
+Rule: TypeAlias = Callable[["Walk", JaxprEqn, list[Any], "Address", Put], tuple[list[Any], Taken]]
+"""Runs one equation whose inner programs are concerned; returns its results and what was taken
+inside."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What to take out, and how to run."""
+
+    slots: tuple[Slot, ...]
+    """Values to take, numbered by their position."""
+    rules: Mapping[str, Rule]
+    """Rules by primitive name."""
+    max_iterations: int | None = None
+    """Iterations of a while loop that are kept; None keeps the last one."""
+    cuts: Mapping[Address, Any] = field(default_factory=dict)
+    """How a value put at a tap inside a `shard_map` is cut: its `PartitionSpec`, the axes that its
+    stacked shards
+    run over, or nothing when every shard gets all of it."""
+    inline: bool = False
+    """Run inner `jit` calls operation by operation."""
+
+    def run(
+        self,
+        jaxpr: Jaxpr,
+        constants: Sequence[Any],
+        arguments: Sequence[Any],
+        scope: Address = (),
+        put: Put | None = None,
+    ) -> tuple[list[Any], Taken]:
+        """Results of ``jaxpr`` and the values taken in it and below."""
+        put = put or {}
+        values: dict[Any, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
+        values.update(zip(jaxpr.invars, arguments, strict=True))
+        taken: Taken = {}
+        here = [(number, slot.var) for number, slot in enumerate(self.slots) if slot.scope == scope]
+        dead = _last_uses(jaxpr, {var for _, var in here if not isinstance(var, int)})
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, Literal) else values[atom]
+
+        for number, eqn in enumerate(jaxpr.eqns):
+            operands = [read(atom) for atom in eqn.invars]
+            results, inside = self.equation(eqn, operands, (*scope, number), put)
+            taken.update(inside)
+            values.update(zip(eqn.outvars, results, strict=True))
+            for var in dead.get(number, ()):
+                del values[var]
+        taken.update((number, read(var)) for number, var in here if not isinstance(var, int))
+        return [read(atom) for atom in jaxpr.outvars], taken
+
+    def equation(
+        self, eqn: JaxprEqn, operands: list[Any], address: Address, put: Put
+    ) -> tuple[list[Any], Taken]:
+        """Results of one equation, and what was taken inside it."""
+        if eqn.primitive is tap_p:
+            return [planted(operands[0], put[address]) if address in put else operands[0]], {}
+        name = eqn.primitive.name
+        rule = self.rules.get(name)
+        if rule is not None and (
+            self.concerns(address, put) or (self.inline and name in compat.JIT)
+        ):
+            with compat.in_context(eqn):
+                return rule(self, eqn, operands, address, put)
+        return compat.bind(eqn, operands), {}
+
+    def concerns(self, address: Address, put: Put) -> bool:
+        """Whether anything is taken or put at or below ``address``."""
+        depth = len(address)
+        return (
+            any(slot.scope[:depth] == address for slot in self.slots)
+            or any(place[:depth] == address for place in put)
+            or self.count_number(address) is not None
+        )
+
+    def count_number(self, address: Address) -> int | None:
+        """Number of the slot that takes the trip count of the while loop at ``address``."""
+        for number, slot in enumerate(self.slots):
+            if isinstance(slot.var, int) and (*slot.scope, slot.var) == address:
+                return number
+        return None
+
+    def closed(
+        self, closed: ClosedJaxpr, arguments: Sequence[Any], scope: Address, put: Put
+    ) -> tuple[list[Any], Taken]:
+        """`run` on a jaxpr that brings its constants."""
+        return self.run(closed.jaxpr, closed.consts, arguments, scope, put)
+
+
+def below(put: Put, address: Address) -> Put:
+    """Those of ``put`` that belong at or below ``address``."""
+    return {place: value for place, value in put.items() if place[: len(address)] == address}
+
+
+def planted(own: Any, replacement: tuple[Any, Any]) -> Any:
+    """The replacement where its mask holds, ``own`` elsewhere; in the type of ``own``."""
+    value, mask = replacement
+    aval = jax.typeof(own)
+    value = compat.like(jnp.asarray(value).astype(aval.dtype), aval)
+    return value if mask is None else jnp.where(mask, value, own)
+
+
+def _last_uses(jaxpr: Jaxpr, kept: set[Any]) -> dict[int, list[Any]]:
+    """Variables that no later equation reads, by the equation after which they can go."""
+    kept = kept | {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
+    seen: set[Any] = set()
+    dead: dict[int, list[Any]] = {}
+    for number in reversed(range(len(jaxpr.eqns))):
+        eqn = jaxpr.eqns[number]
+        for atom in (*eqn.invars, *eqn.outvars):
+            if isinstance(atom, Literal) or atom in seen or atom in kept:
+                continue
+            seen.add(atom)
+            dead.setdefault(number, []).append(atom)
+    return dead
