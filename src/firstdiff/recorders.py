@@ -130,6 +130,7 @@ def record_jax(
             f"{subject.name}: capturing it needs jax; pip install 'firstdiff[jax]'"
         ) from error
     from firstdiff.tracer.jax.capture import capture_jax
+    from firstdiff.tracer.jax.inputs import jax_input
 
     if plan.floor:
         raise OptionError(
@@ -139,7 +140,7 @@ def record_jax(
     done = capture_jax(
         subject.model,
         subject.call,
-        {name: (given.value, given.dtype) for name, given in inputs.items()},
+        {name: jax_input(given.value, given.dtype) for name, given in inputs.items()},
         sink=event_writer(writer),
         selection=plan.selection,
         mode=plan.mode,
