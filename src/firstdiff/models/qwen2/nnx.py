@@ -141,7 +141,7 @@ class Qwen2ForCausalLM(nnx.Module):
         count = config.num_hidden_layers
         if scan:
             stack = nnx.vmap(Qwen2DecoderLayer, in_axes=(None, None, 0))
-            self.layers = stack(config, dtype, rngs.fork(split=count))  # [layers, ...]
+            self.layers = stack(config, dtype, rngs.split(count))  # [layers, ...]
         else:
             self.layers = nnx.List(Qwen2DecoderLayer(config, dtype, rngs) for _ in range(count))
         self.norm = Qwen2RMSNorm(config, dtype)
