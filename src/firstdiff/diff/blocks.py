@@ -66,7 +66,7 @@ class ValidRows:
         if valid is None or valid.all() or not shape:
             return None
         padded = valid.reshape((1,) * (len(shape) - valid.ndim) + valid.shape)
-        last = max(axis for axis, size in enumerate(padded.shape) if size > 1)
+        last = max((axis for axis, size in enumerate(padded.shape) if size > 1), default=-1)
         flags = np.broadcast_to(padded.reshape(padded.shape[: last + 1]), shape[: last + 1])
         return cls(np.ascontiguousarray(flags).reshape(-1), prod(shape[last + 1 :]))
 

@@ -72,8 +72,8 @@ def _sample(shape: tuple[int, ...], valid: np.ndarray | None) -> np.ndarray:
     places: np.ndarray = np.arange(size) if size <= _SAMPLE else np.unique(drawn)
     if valid is None or not size:
         return places
-    real: np.ndarray = np.broadcast_to(valid, shape)[np.unravel_index(places, shape)]
-    return places[real]
+    real = np.broadcast_to(valid, shape)[np.unravel_index(places, shape)]
+    return np.asarray(places[real])
 
 
 def _error(reference: Side, port: Side, layout: Layout, places: np.ndarray) -> float:

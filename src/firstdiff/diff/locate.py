@@ -37,7 +37,7 @@ class Finding:
     before: str = ""
     """The module whose input is the first wrong value; ``""`` when a result is."""
     sentence: str = ""
-    """All of this in one sentence: `inside layers.0.mlp, after up_proj (agrees), before down_proj (its input differs).`"""
+    """In one sentence: `inside layers.0.mlp, after up_proj (agrees), before down_proj (its input differs).`"""
     pattern: Pattern | None = None
     """The error by token; None where the activation has no token axis, or no elements were kept."""
     repeats: tuple[int, ...] = ()

@@ -120,7 +120,7 @@ def _describe(wrong: np.ndarray, real: np.ndarray, error: np.ndarray, norm: np.n
 
 def _rows(wrong: np.ndarray, real: np.ndarray) -> str | None:
     """Words when some batch rows are wrong and others wholly right."""
-    bad: np.ndarray = wrong.any(1)
+    bad = np.asarray(wrong.any(1))
     if bad.all() or not bad.any():
         return None
     padded = ~real.all(1)

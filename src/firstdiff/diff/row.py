@@ -66,4 +66,5 @@ class Row:
         key = self.key
         call = f" call {key.call}" if key.call else ""
         step = f" step {key.step}" if key.step else ""
-        return f"{key.site}{' ' + key.leaf if key.leaf else ''}{call}{step}"
+        leaf = f" {key.leaf}" if key.leaf not in ("", key.site) else ""
+        return f"{key.site}{leaf}{call}{step}"

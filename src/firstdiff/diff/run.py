@@ -206,10 +206,11 @@ def _sentence(finding: Finding | None, counts: Counts, worst: Row | None) -> str
     if finding is not None:
         return f"First divergence: {finding.sentence}"
     compared = f"The port agrees with the reference: {counts.agree} activations"
+    healed = f"; {counts.healed} differ without effect" if counts.healed else ""
     if worst is None or not worst.verdict.score:
-        return f"{compared}, every value equal."
-    place = worst.name or "the model"
-    return f"{compared}, worst error / floor {worst.verdict.score:.2g} at {place} {worst.label}."
+        return f"{compared}, every value equal{healed}."
+    place = f"{worst.name or 'the model'} {worst.label}"
+    return f"{compared}, worst error / floor {worst.verdict.score:.2g} at {place}{healed}."
 
 
 def _notes(

@@ -31,7 +31,11 @@ def max_ulp(reference: np.ndarray, port: np.ndarray, dtype: str) -> float:
     if reference.size == 0:
         return 0.0
     ours, theirs = _ordered(reference, dtype), _ordered(port, dtype)
-    return float(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)).max())
+    apart = np.abs(
+        ours.astype(np.float64) - theirs.astype(np.float64)
+    )  # rounded, but cannot overflow
+    near = (ours < 0) == (theirs < 0)
+    return float(np.where(near, np.abs(np.where(near, ours - theirs, 0)), apart).max())
 
 
 def _ordered(values: np.ndarray, dtype: str) -> np.ndarray:

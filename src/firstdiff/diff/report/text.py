@@ -1,0 +1,170 @@
+"""The result on a terminal. It adapts to the width and reads the same without colour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from firstdiff.diff.report.format import index_text, layout_text, score_text, value_text
+from firstdiff.diff.report.headline import headlines
+from firstdiff.diff.report.lines import Line, by_kind, lines, title
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from firstdiff.diff.measure import Measurement
+    from firstdiff.diff.result import Diff
+    from firstdiff.diff.row import Row
+
+_SHOUT = {"diverges": "DIVERGES", "non-finite": "NON-FINITE", "shape": "SHAPE", "dtype": "DTYPE"}
+_MOST_NAMES = 6
+_SCORE = "error / floor"
+
+
+def print_diff(result: Diff, *, all_rows: bool = False, console: Console | None = None) -> None:
+    """Print ``result``; with ``all_rows`` every row, otherwise what leads to the first divergence."""
+    out = console or Console(highlight=False)
+    out.print(_headlines(result))
+    for text in _rows(lines(result, all_rows=all_rows), out.width):
+        out.print(text, soft_wrap=text.no_wrap)
+    for paragraph in _paragraphs(result):
+        out.print(paragraph)
+
+
+def _headlines(result: Diff) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for name, text in headlines(result):
+        table.add_row(Text(name, "bold", no_wrap=True), Text(text))
+    return table
+
+
+def _rows(found: list[Line], width: int) -> Iterator[Text]:
+    """The table of rows: name, site, verdict, error / floor, and what else there is to say, below where it is narrow."""
+    cells = [(f"  {title(line.names)}", line.label, _verdict(line), _score(line)) for line in found]
+    wide = [max([len(cell[column]) for cell in cells], default=0) for column in range(4)]
+    wide[3] = max(wide[3], len(_SCORE))
+    indent = sum(wide) + 2 * len(wide)
+    yield Text(_SCORE.rjust(indent - 2), "dim")
+    for line, (name, label, verdict, score) in zip(found, cells, strict=True):
+        text = "  ".join(
+            [
+                name.ljust(wide[0]),
+                label.ljust(wide[1]),
+                verdict.ljust(wide[2]),
+                score.rjust(wide[3]),
+            ]
+        )
+        remark = _remark(line.first) if line.label else ""
+        fits = indent + len(remark) <= width
+        style = _style(line.first)
+        yield Text(
+            f"{text}  {remark}".rstrip() if fits else text, style, no_wrap=True, overflow="ignore"
+        )
+        if remark and not fits:
+            yield Text(f"      {remark}", style)
+
+
+def _style(row: Row) -> str:
+    if row.diverges:
+        return "bold red"
+    return "" if row.verdict.kind == "agrees" else "yellow"
+
+
+def _verdict(line: Line) -> str:
+    row = line.first
+    if row.healed:
+        return "no effect"
+    if row.duplicate_of is not None:
+        return "repeated"
+    if row.verdict.kind == "agrees":
+        return "agree" if len(line.names) > 1 or line.names[0].endswith("*") else "agrees"
+    return _SHOUT.get(row.verdict.kind, row.verdict.kind)
+
+
+def _score(line: Line) -> str:
+    """The largest score of the line; nothing where everything was compared exactly."""
+    scores = [row.verdict.score for row in line.rows if row.verdict.score is not None]
+    return score_text(max(scores)) if scores else ""
+
+
+def _remark(row: Row) -> str:
+    """The worst element of a pair, or what else there is to say of a row."""
+    parts = [*row.verdict.notes, layout_text(row)]
+    found = row.measurement
+    shown = row.verdict.kind == "diverges" and found is not None and found.worst is not None
+    if (
+        shown
+        and found is not None
+        and found.worst is not None
+        and found.worst_reference is not None
+    ):
+        values = (
+            f"ref {value_text(found.worst_reference)} port {value_text(found.worst_port or 0.0)}"
+        )
+        parts.insert(0, f"worst {index_text(found.worst)}: {values}")
+    if row.healed:
+        parts.append(f"{row.healed} agrees")
+    if row.unmatched is not None and row.unmatched.candidate is not None:
+        key = row.unmatched.candidate.key
+        parts.append(f"most like {key.path or 'the model'} {key.site} {key.leaf}".rstrip())
+    return "; ".join(part for part in parts if part)
+
+
+def _worst(found: Measurement) -> str:
+    """``worst [0,7,112]: ref +0.112 port -0.441``."""
+    if found.worst is None or found.worst_reference is None or found.worst_port is None:
+        return ""
+    values = f"ref {value_text(found.worst_reference)} port {value_text(found.worst_port)}"
+    return f"worst {index_text(found.worst)}: {values}"
+
+
+def _paragraphs(result: Diff) -> Iterator[Text]:
+    """What is said below the rows."""
+    style = "bold red" if result.finding is not None else "bold green"
+    yield Text(result.summary, style)
+    if result.finding is not None:
+        yield from _finding(result)
+    if result.cause:
+        yield Text(f"Likely cause: {result.cause}")
+    yield from _without_effect(result)
+    yield from _unmatched(result)
+    if result.other_faults:
+        yield Text(
+            f"Other faults, each judged on the reference's own inputs: {result.other_faults}"
+        )
+    yield from (Text(f"Note: {note}", "dim") for note in result.notes)
+
+
+def _finding(result: Diff) -> Iterator[Text]:
+    finding, first = result.finding, result.first
+    assert finding is not None, "asked for a finding"
+    assert first is not None, "a finding has a row"
+    if finding.pattern is not None:
+        yield Text(f"By position: {finding.pattern.words}.")
+    if first.layout is not None and first.layout.words:
+        yield Text(f"Layout: {first.layout.words}.")
+    if finding.later:
+        noun, verb = ("activation", "differs") if finding.later == 1 else ("activations", "differ")
+        yield Text(f"{finding.later} later {noun} {verb} too, which may all follow from it.")
+
+
+def _without_effect(result: Diff) -> Iterator[Text]:
+    healed = [row for row in result.rows if row.healed]
+    if healed:
+        yield Text(f"Differ without effect on what follows: {_list(by_kind(healed))}.")
+
+
+def _unmatched(result: Diff) -> Iterator[Text]:
+    for side, words in (("reference", "Missing in the port"), ("port", "Extra in the port")):
+        rows = [row for row in result.rows if row.side == side]
+        if rows:
+            yield Text(f"{words}: {len(rows)} activations: {_list(by_kind(rows))}.")
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(names[:_MOST_NAMES])
+    left = len(names) - _MOST_NAMES
+    return f"{shown} and {left} more (--all lists them)" if left > 0 else shown
