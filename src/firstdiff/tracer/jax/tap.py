@@ -86,7 +86,7 @@ ad.primitive_jvps[tap_p] = _jvp
 ad.primitive_transposes[tap_p] = lambda cotangent, _value, **_params: [cotangent]
 
 
-def named_tap(name: str, value: T) -> T:
+def tap(name: str, value: T) -> T:
     """Mark ``value`` (an array or any pytree of arrays) for recording as the output of ``name``;
     returns it.
 
