@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from firstdiff.tracer.events import Event
 from firstdiff.traces.schema import Key
+
+if TYPE_CHECKING:
+    from firstdiff.tracer.events import Event
 
 
 class ListSink:
@@ -23,7 +26,7 @@ class ListSink:
         assert event.value.flags.c_contiguous
         self.events.append(dataclasses.replace(event, value=event.value.copy()))
 
-    def keys(self) -> list[Key]:
+    def names(self) -> list[Key]:
         return [e.key for e in self.events]
 
     def __getitem__(self, key: tuple[object, ...]) -> Event:

@@ -38,7 +38,7 @@ def test_hooks_are_gone_after_any_exception(error, net, sink):
 
 
 def test_the_users_hooks_stay_and_act_first(net, sink):
-    handle = net.first.register_forward_hook(lambda m, a, out: (out[0] * 0, out[1]))
+    handle = net.first.register_forward_hook(lambda _module, _args, out: (out[0] * 0, out[1]))
     capture_torch(net, None, {"x": torch.randn(2, 4)}, sink=sink)
     assert not sink["first", "output", "0"].value.any()
     assert len(net.first._forward_hooks) == 1
@@ -66,7 +66,7 @@ def test_model_that_raises_is_a_subject_error(net, sink):
     assert state_of(net) == before
 
 
-def test_a_sink_failure_is_not_swallowed_by_the_model(sink):
+def test_a_sink_failure_is_not_swallowed_by_the_model():
     class Swallowing(nn.Module):
         def __init__(self):
             super().__init__()

@@ -20,7 +20,7 @@ def test_shared_module_is_recorded_once_and_aliased(sink):
     model.forward = lambda x: model["b"](model["a"](x))
     capture = capture_torch(model, None, {"x": torch.ones(1, 2)}, sink=sink)
     assert capture.aliases == {"a": ("b",), "a.0": ("b.0",)}
-    assert [k.call for k in sink.keys() if k.path == "a.0" and k.site == "output"] == [0, 1]
+    assert [k.call for k in sink.names() if k.path == "a.0" and k.site == "output"] == [0, 1]
     assert [path for path, _ in capture.modules] == ["", "a", "a.0"]
 
 
@@ -43,9 +43,9 @@ def test_each_forward_of_the_root_is_a_step(net, sink):
         for _ in range(3):
             net(torch.randn(2, 4))
     assert recorder.step == 2
-    assert [k.step for k in sink.keys() if k.path == "" and k.site == "output"] == [0, 1, 2]
-    assert {k.call for k in sink.keys() if k.path == "second"} == {0, 1}
-    assert len(set(sink.keys())) == len(sink.events)
+    assert [k.step for k in sink.names() if k.path == "" and k.site == "output"] == [0, 1, 2]
+    assert {k.call for k in sink.names() if k.path == "second"} == {0, 1}
+    assert len(set(sink.names())) == len(sink.events)
 
 
 def test_a_submodule_called_by_itself_does_not_collide(net, sink):
@@ -53,7 +53,7 @@ def test_a_submodule_called_by_itself_does_not_collide(net, sink):
         net.first(torch.randn(2, 4))
         net(torch.randn(2, 4))
         net.first(torch.randn(2, 4))
-    found = [(k.step, k.call) for k in sink.keys() if k.path == "first" and k.leaf == "0"]
+    found = [(k.step, k.call) for k in sink.names() if k.path == "first" and k.leaf == "0"]
     assert found == [(0, 0), (1, 0), (1, 1)]
 
 
@@ -63,7 +63,7 @@ def test_a_forward_that_raised_ends_its_call(net, sink):
             net(torch.randn(2, 5))
         net(torch.randn(2, 4))
     assert sink["first.up", "output", "", 0, 1].value.shape == (2, 8)
-    assert ("", "output", 0) not in [(k.path, k.site, k.step) for k in sink.keys()]
+    assert ("", "output", 0) not in [(k.path, k.site, k.step) for k in sink.names()]
 
 
 def test_arguments_are_named_by_the_signature():

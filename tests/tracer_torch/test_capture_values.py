@@ -44,7 +44,7 @@ def test_values_of_a_plain_network(net, sink):
 
 def test_execution_order_and_no_duplicate_keys(net, sink):
     capture_torch(net, None, {"x": torch.randn(3, 4)}, sink=sink)
-    keys = sink.keys()
+    keys = sink.names()
     assert len(set(keys)) == len(keys)
     order = [(k.path, k.site, k.call) for k in keys]
     first = order.index
@@ -120,7 +120,7 @@ def test_any_layout(x, sink):
 def test_selection_by_glob_and_site(net, sink):
     selection = Selection(("*.up",), ("output",))
     capture = capture_torch(net, None, {"x": torch.randn(3, 4)}, sink=sink, selection=selection)
-    assert [(k.path, k.site, k.call) for k in sink.keys()] == [
+    assert [(k.path, k.site, k.call) for k in sink.names()] == [
         ("first.up", "output", 0),
         ("second.up", "output", 0),
         ("second.up", "output", 1),

@@ -69,7 +69,7 @@ def _length(layer: Any, states: dict[str, Any]) -> int:
     """Tokens that went into the layer so far."""
     if hasattr(layer, "get_seq_length"):
         return int(layer.get_seq_length())
-    keys = states.get("keys")
+    keys: Any = states.get("keys")
     return int(keys.shape[-2]) if getattr(keys, "ndim", 0) == 4 else 0
 
 

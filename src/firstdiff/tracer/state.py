@@ -1,12 +1,13 @@
-"""What a forward pass may change besides its result: random state and buffers.
+"""What a forward pass may change besides its result: random state, buffers, attributes of modules.
 
-Apart, because every extra run must put it back.
+Apart, because every extra run (to check the output, to measure a noise floor) must put it back.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,77 +17,90 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@contextmanager
-def preserved_rng() -> Iterator[Callable[[], None]]:
-    """Gives a function that rewinds torch's random state; leaving restores the state that the first
-    run left.
+@dataclass(frozen=True)
+class _ModuleState:
+    """One module's attributes and buffers."""
 
-    The state after the first rewind-free run is what the user would have without any extra run.
-    """
-    start = _rng()
-    end: list[list[torch.Tensor]] = []
+    module: nn.Module
+    attributes: dict[str, Any]
+    buffers: dict[str, torch.Tensor | None]
+    contents: dict[str, torch.Tensor]
 
-    def rewind() -> None:
-        if not end:
-            end.append(_rng())
-        _set_rng(start)
+    @classmethod
+    def of(cls, module: nn.Module) -> _ModuleState:
+        """Attributes by reference, buffers by value as well: a forward pass may write into one
+        (batch statistics) or replace it (dynamic rotary frequencies, with the length they are for).
+        """
+        buffers = dict(module._buffers)
+        contents = {
+            name: buffer.detach().clone()
+            for name, buffer in buffers.items()
+            if buffer is not None and not buffer.is_meta
+        }
+        return cls(module, dict(module.__dict__), buffers, contents)
 
-    try:
-        yield rewind
-    finally:
-        if end:
-            _set_rng(end[0])
-
-
-def _rng() -> list[torch.Tensor]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return [torch.get_rng_state(), *cuda]
-
-
-def _set_rng(state: list[torch.Tensor]) -> None:
-    torch.set_rng_state(state[0])
-    if len(state) > 1:
-        torch.cuda.set_rng_state_all(state[1:])
-
-
-@contextmanager
-def preserved_buffers(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Gives a function that rewinds every buffer of ``model``; leaving restores what the first run
-    left.
-
-    A forward pass may write into a buffer (batch statistics) or replace it (dynamic rotary
-    frequencies).
-    """
-    start = _buffers(model)
-    end: list[_Buffers] = []
-
-    def rewind() -> None:
-        if not end:
-            end.append(_buffers(model))
-        _set_buffers(start)
-
-    try:
-        yield rewind
-    finally:
-        if end:
-            _set_buffers(end[0])
-
-
-_Buffers = list[tuple["nn.Module", str, torch.Tensor, torch.Tensor]]
-
-
-def _buffers(model: nn.Module) -> _Buffers:
-    return [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_meta
-    ]
-
-
-def _set_buffers(saved: _Buffers) -> None:
-    with torch.no_grad():
-        for module, name, buffer, content in saved:
-            module._buffers[name] = buffer
-            if not torch.equal(buffer, content):  # untouched ones keep their version
+    def restore(self) -> None:
+        """Put everything back; a buffer that did not change is not written to."""
+        _make_equal(self.module.__dict__, self.attributes)
+        _make_equal(self.module._buffers, self.buffers)
+        for name, content in self.contents.items():
+            buffer = self.buffers[name]
+            if buffer is not None and not torch.equal(buffer, content):
                 buffer.copy_(content)
+
+
+def _make_equal(live: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Make ``live`` hold what ``saved`` holds, at no moment less than both."""
+    for extra in live.keys() - saved.keys():
+        del live[extra]
+    live.update(saved)
+
+
+class _State:
+    """Random state of torch and state of every module of a model, at one moment."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [_ModuleState.of(module) for module in model.modules()]
+        self._cpu = torch.get_rng_state()
+        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's, unannotated
+        self._cuda = torch.cuda.get_rng_state_all() if started else []
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for module in self._modules:
+                module.restore()
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+@contextmanager
+def rewindable(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Gives a function that puts ``model`` and the random state back to now, to run once more.
+
+    Leaving puts back what was there before the first rewind: the user sees the effects of one run,
+    not of the repeated ones.
+    """
+    start = _State(model)
+    end: list[_State] = []
+
+    def rewind() -> None:
+        if not end:
+            end.append(_State(model))
+        start.restore()
+
+    try:
+        yield rewind
+    finally:
+        if end:
+            end[0].restore()
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Leaving puts ``model`` (parameters apart) and the random state back as they were."""
+    state = _State(model)
+    try:
+        yield
+    finally:
+        state.restore()

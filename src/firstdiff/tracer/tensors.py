@@ -47,21 +47,20 @@ def storage_array(tensor: torch.Tensor) -> tuple[np.ndarray, str]:
             bits, unsigned = _BITS[name]
             return dense.view(bits).numpy().view(unsigned), name
         return dense.numpy(), name
-    except (
-        RuntimeError,
-        TypeError,
-    ) as error:  # functorch wrappers, subclasses, 4-bit and bits dtypes
+    # functorch wrappers, subclasses, 4-bit and bits dtypes
+    except (RuntimeError, TypeError) as error:
         raise Unrecordable(f"{name} tensor ({error})") from error
 
 
 def torch_tensor(array: np.ndarray, dtype: str) -> torch.Tensor:
-    """The inverse of `storage_array`: a tensor of its own from a storage array and its logical dtype."""
+    """A CPU tensor of its own from a storage array and its logical dtype: the inverse of
+    `storage_array`.
+    """
+    copy = np.array(array, order="C")
     if dtype in _BITS:
-        wanted = getattr(torch, dtype)
-        return torch.from_numpy(array.view(np.int16 if array.itemsize == 2 else np.uint8).copy()).view(
-            wanted
-        )
-    return torch.from_numpy(np.array(array, order="C"))
+        signed = copy.view(np.int16) if copy.itemsize == 2 else copy
+        return torch.from_numpy(signed).view(getattr(torch, dtype))
+    return torch.from_numpy(copy)
 
 
 def _refuse(tensor: torch.Tensor) -> None:

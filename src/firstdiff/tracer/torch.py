@@ -11,18 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from firstdiff.tracer.caches import is_cache
 from firstdiff.tracer.hooks import Recorder
-from firstdiff.tracer.leaves import leaves
+from firstdiff.tracer.outputs import Value, distance, values
 from firstdiff.tracer.selection import Selection
-from firstdiff.tracer.state import preserved_buffers, preserved_rng
+from firstdiff.tracer.state import rewindable
 from firstdiff.tracer.switches import model_device, model_dtype, precision_switches, versions
-from firstdiff.tracer.tensors import Unrecordable, storage_array
-from firstdiff.traces.dtypes import widen
 from firstdiff.traces.errors import CaptureError, FirstdiffError, SubjectError
 
 if TYPE_CHECKING:
@@ -32,20 +28,6 @@ EVERYTHING = Selection()
 """Every module, inputs and outputs."""
 
 Call = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Value:
-    """One tensor outside the model's graph: an input or an output of the whole call."""
-
-    array: np.ndarray
-    """Storage array, a copy of its own: bits where numpy lacks the dtype."""
-    dtype: str
-    """Logical dtype."""
-
-    def octets(self) -> np.ndarray:
-        """The bytes as uint8[nbytes], to compare exactly."""
-        return self.array.reshape(-1).view(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -117,12 +99,12 @@ def capture_torch(
     Raises SubjectError when the model raises, CaptureError when nothing was recorded.
     """
     again = pristine(inputs) if verify else {}
-    with torch.no_grad(), preserved_buffers(model) as rewind_buffers, preserved_rng() as rewind_rng:
+    with torch.no_grad(), rewindable(model) as rewind:
         with recording(model, sink, selection) as recorder:
             outputs = values(run(model, call, inputs))
         check: dict[str, Any] = {"checked": False}
         if verify:
-            check = _check(model, call, again, outputs, (rewind_buffers, rewind_rng))
+            check = _check(model, call, again, outputs, rewind)
     return describe(model, recorder, outputs=outputs, output_check=check)
 
 
@@ -148,7 +130,7 @@ def describe(
     output_check: dict[str, Any] | None = None,
 ) -> TorchCapture:
     """What a header wants to know after a recording of ``model``."""
-    notes = [*recorder.notes, *_training_notes(model)]
+    notes = [*recorder.notes, *_training_notes(model), *_rotary_notes(model)]
     check = output_check or {"checked": False}
     if check.get("deterministic") is False:
         notes.append("the model is not deterministic: two runs without hooks differ as well")
@@ -170,21 +152,6 @@ def describe(
     )
 
 
-def values(result: object) -> dict[str, Value]:
-    """Copies of the tensors in ``result`` by leaf name, caches and tensors without dense values
-    left out.
-    """
-    found = {}
-    for name, leaf in leaves(result):
-        if isinstance(leaf, torch.Tensor) and not is_cache(leaf):
-            try:
-                array, dtype = storage_array(leaf)
-            except Unrecordable:
-                continue
-            found[name] = Value(array.copy(), dtype)
-    return found
-
-
 def pristine(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the inputs that a model which changes its arguments (a cache, an in-place op)
     cannot reach.
@@ -200,48 +167,20 @@ def _check(
     call: Call | None,
     inputs: Mapping[str, Any],
     recorded: dict[str, Value],
-    rewind: tuple[Callable[[], None], ...],
+    rewind: Callable[[], None],
 ) -> dict[str, Any]:
     """Compare the recorded outputs with those of a plain run; a second plain run tells noise from
     influence.
     """
     spare = pristine(inputs)
-    for back in rewind:
-        back()
+    rewind()
     plain = values(run(model, call, inputs))
-    bitwise, max_abs = _distance(recorded, plain)
+    bitwise, max_abs = distance(recorded, plain)
     check: dict[str, Any] = {"checked": True, "bitwise": bitwise, "max_abs": max_abs}
     if not bitwise:
-        for back in rewind:
-            back()
-        check["deterministic"] = _distance(plain, values(run(model, call, spare)))[0]
+        rewind()
+        check["deterministic"] = distance(plain, values(run(model, call, spare)))[0]
     return check
-
-
-def _distance(one: dict[str, Value], other: dict[str, Value]) -> tuple[bool, float]:
-    """(equal in every bit, largest absolute difference); infinite when the outputs differ in kind
-    or in NaN.
-    """
-    if one.keys() != other.keys():
-        return False, float("inf")
-    largest, bitwise = 0.0, True
-    for name, a in one.items():
-        b = other[name]
-        if a.dtype != b.dtype or a.array.shape != b.array.shape:
-            return False, float("inf")
-        if not np.array_equal(a.octets(), b.octets()):
-            bitwise = False
-            largest = max(largest, _max_abs(a, b))
-    return bitwise, largest
-
-
-def _max_abs(a: Value, b: Value) -> float:
-    kind = np.complex128 if "complex" in a.dtype else np.float64
-    x, y = (widen(v.array, v.dtype).astype(kind) for v in (a, b))
-    same = (x == y) | (np.isnan(x) & np.isnan(y))
-    with np.errstate(invalid="ignore"):
-        gap = np.where(same, 0.0, np.abs(x - y))
-    return float("inf") if not np.isfinite(gap).all() else float(gap.max(initial=0.0))
 
 
 def _training_notes(model: nn.Module) -> list[str]:
@@ -258,6 +197,16 @@ def _training_notes(model: nn.Module) -> list[str]:
         "the values are random; call model.eval() first"
         if len(active) > 1
         else f"{active[0]} is in training mode: its values are random; call model.eval() first"
+    ]
+
+
+def _rotary_notes(model: nn.Module) -> list[str]:
+    """A warning when `model.to(bfloat16)` has rounded rotary frequencies, which no loader does."""
+    return [
+        f"{name} is {str(buffer.dtype).removeprefix('torch.')}: model.to() or model.half() rounded "
+        "it, and every position is rotated wrongly; load the model with dtype= instead"
+        for name, buffer in model.named_buffers()
+        if name.endswith("inv_freq") and buffer.dtype in (torch.bfloat16, torch.float16)
     ]
 
 
