@@ -13,6 +13,7 @@ from firstdiff.traces.errors import (
     SubjectError,
     TraceError,
 )
+from firstdiff.traces.names import describe
 from firstdiff.traces.reader import Input, Trace, open_trace
 from firstdiff.traces.recover import recover
 from firstdiff.traces.schema import (
@@ -25,7 +26,7 @@ from firstdiff.traces.schema import (
     Place,
     Site,
 )
-from firstdiff.traces.writer import TraceWriter, describe
+from firstdiff.traces.writer import TraceWriter
 
 __all__ = [
     "FORMAT_VERSION",

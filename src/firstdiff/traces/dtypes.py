@@ -23,7 +23,10 @@ NATIVE = {
 BITS = {"bfloat16": np.dtype("uint16")} | dict.fromkeys((*FLOATS, *INTEGERS), np.dtype("uint8"))
 """Logical dtypes that numpy lacks, with the dtype of their stored bits."""
 
-_STORED = {name: dtype.newbyteorder("<") for name, dtype in (NATIVE | BITS).items()}
+# Spelled by their characters, numpy gives its own objects on a little-endian machine: comparing is then cheap.
+_STORED = {
+    name: np.dtype(f"<{dtype.kind}{dtype.itemsize}") for name, dtype in (NATIVE | BITS).items()
+}
 _ROUNDOFF = (
     {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8}
     | {"complex64": 2.0**-24, "complex128": 2.0**-53}

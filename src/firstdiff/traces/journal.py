@@ -1,30 +1,35 @@
 """The journal: what was committed, in order. It lies inside the HDF5 file, but can be read without HDF5.
 
 A chain of byte datasets `/journal/0`, `/journal/1`, ... Each begins with a head (`HEAD`) and the address of the
-next one (`NEXT`), followed by records; a length of 0 ends them. A record is written after the bytes that it
-speaks of, so whatever it lists is in the file, also when the process is killed in the next instant.
+next one (`NEXT`), followed by records: a length and a CRC-32 (`FRAME`), the row, padding to a multiple of 8 bytes;
+a length of 0 ends them. A record is written after the bytes that it speaks of, so whatever it lists is in the file,
+also when the process is killed in the next instant.
 """
 
 from __future__ import annotations
 
+import mmap
 import struct
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from firstdiff.traces.container import hdf5_type
-from firstdiff.traces.errors import TraceError
-from firstdiff.traces.records import FRAME, Kind, Record, decode, encode
-from firstdiff.traces.schema import FORMAT_VERSION, Activation, Key, Place
+from firstdiff.traces.rows import Kind, decode_row
+from firstdiff.traces.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from firstdiff.traces.container import Container
+    from firstdiff.traces.schema import Activation
 
 MAGIC = b"\x93firstdiff journal\r\n\x1a\n\0\0"
-HEAD = struct.Struct("<24s I I Q Q".replace(" ", ""))
+HEAD = struct.Struct("<24sIIQQ")
 """Magic, format version, CRC-32 of (magic, version, address, size), own address, own size."""
 NEXT = struct.Struct("<Q")
 """Address of the next block, 0 while there is none; follows the head and is written later."""
+FRAME = struct.Struct("<II")
+"""Length of a row and its CRC-32."""
 RECORDS = 64
 """Records start this many bytes into a block."""
 SMALLEST = 1 << 12
@@ -32,7 +37,16 @@ LARGEST = 1 << 20
 SEARCHED = 1 << 16
 """The first block lies within this many bytes of the file's start."""
 
-_NOTHING = Activation(order=0, key=Key("", "output"), dtype="", shape=())
+
+class Record(NamedTuple):
+    """A record of the journal, read."""
+
+    kind: Kind
+    """What it commits."""
+    activation: Activation
+    """The array; for an input or a table ``key.path`` is its name, for a table ``source`` its fields as JSON."""
+    address: int
+    """Where the first byte lies in the file; 0 when there are none."""
 
 
 class Journal:
@@ -43,34 +57,43 @@ class Journal:
         self._container = container
         self._blocks = 0
         self._size = SMALLEST // 2
-        self._start = self._next = self._end = 0
+        self._map: mmap.mmap | None = None
+        self._origin = self._start = self._next = self._end = 0
         self._add(0)
 
-    def append(self, record: Record, *, with_sketch: bool = False) -> None:
-        """Commit ``record``. Raises `OSError`."""
-        data = encode(record, with_sketch=with_sketch)
-        if self._next + len(data) > self._end:
-            self._add(len(data))
-        self._container.pwrite(data, self._next, len(data))
-        self._next += len(data)
+    def append(self, row: bytes) -> None:
+        """Commit what ``row`` says. Raises `OSError`."""
+        length = len(row)
+        after = self._next + FRAME.size + length + -length % 8
+        if after > self._end or self._map is None:
+            self._add(after - self._next)
+            self.append(row)
+            return
+        start = self._next - self._origin
+        # By memory, not by a call of the system: the pages belong to the file also when this process is killed. They
+        # are on the disk's books since the block was zeroed, so this cannot fail on a full disk.
+        self._map[start : start + FRAME.size + length] = FRAME.pack(length, crc32(row)) + row
+        self._next = after
 
-    def mark(self, kind: Kind, name: str = "", address: int = 0, nbytes: int = 0) -> None:
-        """Commit a record without an activation: the header's place, or the end."""
-        place = Place(name, 0, nbytes) if name else None
-        self.append(
-            Record(kind, Activation(0, _NOTHING.key, _NOTHING.dtype, (), place=place), address)
-        )
+    def close(self) -> None:
+        """Let go of the file. Idempotent; nothing can be appended after it."""
+        if self._map is not None:
+            self._map.flush()
+            self._map.close()
+            self._map = None
 
     def _add(self, needed: int) -> None:
         self._size = max(min(2 * self._size, LARGEST), needed + RECORDS)
-        address = self._container.allocate(
-            f"/journal/{self._blocks}", hdf5_type("uint8"), (self._size,)
-        )
-        # Zeroed, since HDF5 may hand out space that it used before, and to have it on a disk that fills up.
+        name = f"/journal/{self._blocks}"
+        address = self._container.allocate(name, hdf5_type("uint8"), (self._size,))
+        # Zeroed, since HDF5 may hand out space that it used before.
         block = block_head(address, self._size) + bytes(self._size - HEAD.size)
         self._container.pwrite(block, address, len(block))
         if self._blocks:
             self._container.pwrite(NEXT.pack(address), self._start + HEAD.size, NEXT.size)
+        if self._map is not None:
+            self._map.close()
+        self._map, self._origin = self._container.map(address, self._size)
         self._start, self._blocks = address, self._blocks + 1
         self._next, self._end = address + RECORDS, address + self._size
 
@@ -120,15 +143,15 @@ def _block_records(block: memoryview) -> Iterator[Record]:
         if not length or len(body) < length or crc32(body) != check:
             return
         try:
-            yield decode(body)
-        except TraceError:
+            yield Record(*decode_row(body))
+        except ValueError:
             return
         start += FRAME.size + length + -length % 8
 
 
 def _block_size(data: memoryview, address: int) -> int | None:
     """Bytes of the block at ``address`` that are in the file; None when there is no whole head."""
-    if address < 0 or address + RECORDS > len(data):
+    if address + RECORDS > len(data):
         return None
     _, version, _, own, size = HEAD.unpack_from(data, address)
     if bytes(data[address : address + HEAD.size]) != block_head(address, size, version):

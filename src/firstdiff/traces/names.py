@@ -1,16 +1,35 @@
-"""Names of datasets in the file, made from keys so that h5py users find activations by name. Always unique."""
+"""Names: of keys, for people, and of datasets, made from keys so that h5py users find activations by name."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from firstdiff.traces.schema import Key
 
 ROOT = "(root)"
 """Stands for the root module's empty path."""
 
 _ESCAPES = str.maketrans({"%": "%25", "/": "%2F", ";": "%3B", "\0": "%00"})
+
+
+def part_of(path: Path) -> Path:
+    """The name under which the trace ``path`` is written before it is complete."""
+    return path.with_name(path.name + ".part")
+
+
+def describe(key: Key) -> str:
+    """A key for people: `layers.0.mlp output logits (method attend, call 1, step 2)`."""
+    told = (
+        f"method {key.method}" if key.method not in ("forward", "__call__") else "",
+        f"call {key.call}" if key.call else "",
+        f"step {key.step}" if key.step else "",
+    )
+    extra = ", ".join(filter(None, told))
+    words = (key.path or ROOT, key.site, key.leaf, f"({extra})" if extra else "")
+    return " ".join(filter(None, words))
 
 
 def activation_name(key: Key, default_method: str) -> str:

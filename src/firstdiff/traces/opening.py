@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from firstdiff.traces.complete import CompleteContents
 from firstdiff.traces.errors import TraceError
 from firstdiff.traces.mapping import Mapping
+from firstdiff.traces.names import part_of
 from firstdiff.traces.partial import PartialContents
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def stated_length(file: Mapping) -> int | None:
 def _map(path: Path) -> Mapping:
     if path.is_dir():
         raise TraceError(f"{path} is a directory, not a trace.")
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     if not path.exists():
         if part.exists():
             raise TraceError(

@@ -8,11 +8,12 @@ from firstdiff.traces.contents import Contents, TablePlace
 from firstdiff.traces.errors import TraceError
 from firstdiff.traces.headers import decode_header
 from firstdiff.traces.journal import find_journal, journal_version, read_journal
-from firstdiff.traces.records import Kind, Record
+from firstdiff.traces.rows import Kind
 from firstdiff.traces.schema import FORMAT_VERSION, Activation, Header
 from firstdiff.traces.tables import parse_table
 
 if TYPE_CHECKING:
+    from firstdiff.traces.journal import Record
     from firstdiff.traces.mapping import Mapping
 
 

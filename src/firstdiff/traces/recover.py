@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from firstdiff.traces.checksum import checksum
 from firstdiff.traces.errors import TraceError
 from firstdiff.traces.locking import is_being_written
+from firstdiff.traces.names import describe
 from firstdiff.traces.opening import open_journal
 from firstdiff.traces.reader import Trace
-from firstdiff.traces.writer import TraceWriter, describe
+from firstdiff.traces.writer import TraceWriter
 
 if TYPE_CHECKING:
     from firstdiff.traces.schema import Activation, Key, Place

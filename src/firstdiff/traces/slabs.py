@@ -34,11 +34,11 @@ class Slabs:
 
     def place(self, nbytes: int) -> tuple[Place, int]:
         """Reserve ``nbytes`` bytes: their place, and their address in the file. Raises `OSError`."""
-        address = -(-self._next // PITCH) * PITCH
+        address = self._next
         if address + nbytes > self._end or not self._slabs:
             self._add(nbytes)
-            address = -(-self._next // PITCH) * PITCH
-        self._next = address + nbytes
+            address = self._next
+        self._next = (address + nbytes + PITCH - 1) // PITCH * PITCH
         return Place(self._name, address - self._base, nbytes), address
 
     def _add(self, nbytes: int) -> None:
@@ -47,4 +47,5 @@ class Slabs:
         self._base = self._container.allocate(name, hdf5_type("uint8"), (size,))
         self._name, self._slabs = name, self._slabs + 1
         self._total += size
-        self._next, self._end = self._base, self._base + size
+        self._next = (self._base + PITCH - 1) // PITCH * PITCH
+        self._end = self._base + size
