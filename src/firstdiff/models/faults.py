@@ -191,17 +191,13 @@ def _o_proj_transposed(name: str, read: Callable[[str], np.ndarray]) -> np.ndarr
     return tensor.T if name.endswith("o_proj.weight") else tensor
 
 
-def _gate_up_swapped(name: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
-    swap = {"gate_proj": "up_proj", "up_proj": "gate_proj"}
-    part = name.split(".")[-2]
-    return read(name.replace(part, swap.get(part, part)))
+def _swapped(one: str, other: str) -> Callable[[str, Callable[[str], np.ndarray]], np.ndarray]:
+    partner = {one: other, other: one}
 
+    def swapped(name: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        return read(".".join(partner.get(part, part) for part in name.split(".")))
 
-def _norms_swapped(name: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
-    swap = {"input_layernorm": "post_attention_layernorm"}
-    swap |= {new: old for old, new in swap.items()}
-    part = name.split(".")[-2]
-    return read(name.replace(part, swap.get(part, part)))
+    return swapped
 
 
 def _head_untied(name: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
@@ -234,13 +230,13 @@ _seed(
     cause="weights swapped",
     module="layers.0.mlp.gate_proj",
     activation="layers.0.mlp.gate_proj",
-    weights=_gate_up_swapped,
+    weights=_swapped("gate_proj", "up_proj"),
 )
 _seed(
     "norms_swapped",
     "The two norms of each layer hold each other's scales.",
     cause="weights swapped",
-    weights=_norms_swapped,
+    weights=_swapped("input_layernorm", "post_attention_layernorm"),
     **_NORM,
 )
 _seed(
