@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from transformers.utils import logging
 
 from firstdiff.models.hub import encode, load_hf
 from firstdiff.models.subject import Subject
+from firstdiff.tracer.floor import measure_free_floor
 from firstdiff.tracer.torch import capture_torch
 from firstdiff.traces.errors import OptionError, SubjectError
+
+if TYPE_CHECKING:
+    from firstdiff.traces.schema import Key
 
 CAUSAL = ("qwen2", "llama", "gemma", "mixtral", "gpt2")
 CLASSES = {
@@ -66,6 +71,34 @@ def test_default_prompt_discriminates(family, checkpoint):
     assert int(ids.max()) < 128
     again = load_hf(f"hf:{checkpoint(family)}").inputs
     assert torch.equal(again["input_ids"], ids)
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_noise_floor_of_every_family(family, checkpoint, tmp_path):
+    subject = load_hf(f"hf:{checkpoint(family)}")
+    orders: dict[Key, int] = {}
+    capture_torch(
+        subject.model,
+        subject.call,
+        subject.inputs,
+        sink=lambda e: orders.setdefault(e.key, len(orders)),
+        verify=False,
+    )
+    floor = measure_free_floor(
+        subject.model,
+        subject.call,
+        subject.inputs,
+        orders=orders.get,
+        dtypes=("float32", "bfloat16"),
+        scratch_dir=tmp_path,
+    )
+    assert floor.notes == ()
+    assert floor.golden == {"float32": "float64", "bfloat16": "float64"}
+    float32, bfloat16 = (floor.tables[d] for d in ("float32", "bfloat16"))
+    assert np.array_equal(float32["order"], bfloat16["order"])
+    last = float32[-1]
+    assert 1e-9 < last["error"] / last["scale"] < 1e-5
+    assert bfloat16[-1]["error"] > 1000 * last["error"]
 
 
 def test_default_inputs_of_other_models(checkpoint):

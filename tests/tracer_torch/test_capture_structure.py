@@ -108,6 +108,22 @@ def test_a_compiled_inside_is_reported_not_lost(net, sink):
     assert sink["second.up", "output"].value.shape == (1, 8)
 
 
+# torch.jit is deprecated, and says so when it is used; models saved with it are still about.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("place", ["inside", "root"])
+def test_a_scripted_module_is_reported_not_lost(place, net, sink):
+    linear = torch.jit.script(nn.Linear(4, 4))
+    if place == "root":
+        with pytest.raises(CaptureError, match="the model: compiled, so nothing inside is seen"):
+            capture_torch(linear, None, {"input": torch.ones(1, 4)}, sink=sink)
+        return
+    net.first.down = nn.Sequential(nn.Linear(8, 4), linear)
+    capture = capture_torch(net, None, {"x": torch.ones(1, 4)}, sink=sink)
+    assert capture.never_fired == ("first.down.1",)
+    assert capture.notes == ("first.down.1: compiled, so nothing inside is seen",)
+    assert capture.output_check["bitwise"]
+
+
 class OptimizedModule(nn.Module):
     """Has the name and the child of what torch.compile returns, without a compiler."""
 

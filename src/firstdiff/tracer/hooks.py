@@ -17,6 +17,7 @@ from torch import nn
 from firstdiff.tracer.caches import CacheGrowth, is_cache
 from firstdiff.tracer.events import Event
 from firstdiff.tracer.leaves import Parameters, leaves
+from firstdiff.tracer.module_tree import ModuleTree
 from firstdiff.tracer.tensors import Unrecordable, storage_array
 from firstdiff.traces.schema import Key, Site
 
@@ -25,40 +26,6 @@ if TYPE_CHECKING:
     from firstdiff.tracer.selection import Selection
 
 _COLUMNS = 1021
-
-
-@dataclass(frozen=True)
-class ModuleTree:
-    """The modules of one model by path."""
-
-    paths: dict[nn.Module, str]
-    """Each module once, by the first of its names, in the model's own order; the root is ``""``."""
-    aliases: dict[str, tuple[str, ...]]
-    """Other names of a shared module, by its first."""
-    compiled: tuple[str, ...]
-    """Modules whose inside runs as one compiled function, where no hook fires."""
-
-    @classmethod
-    def of(cls, model: nn.Module) -> ModuleTree:
-        """Walk ``model`` once."""
-        paths: dict[nn.Module, str] = {}
-        aliases: dict[str, tuple[str, ...]] = {}
-        compiled = []
-        for path, module in model.named_modules(remove_duplicate=False):
-            if module in paths:
-                first = paths[module]
-                aliases[first] = (*aliases.get(first, ()), path)
-                continue
-            paths[module] = path
-            if type(module).__name__ == "OptimizedModule":
-                compiled.append(f"{path}._orig_mod".lstrip("."))
-            elif getattr(module, "_compiled_call_impl", None) is not None:
-                compiled.append(path)
-        return cls(paths, aliases, tuple(compiled))
-
-    def is_compiled(self, path: str) -> bool:
-        """Whether ``path`` is a compiled module or lies inside one."""
-        return any(path == c or not c or path.startswith(f"{c}.") for c in self.compiled)
 
 
 @dataclass(frozen=True)
@@ -127,7 +94,7 @@ class Recorder:
             path
             for module, path in self.tree.paths.items()
             if path not in self.recorded
-            and type(module).forward is not nn.Module.forward
+            and getattr(type(module), "forward", None) is not nn.Module.forward
             and any(self._selection.wants(path, site) for site in self._selection.sites)
         )
 

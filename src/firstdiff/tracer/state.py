@@ -60,7 +60,11 @@ class _State:
     """Random state of torch and state of every module of a model, at one moment."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [_ModuleState.of(module) for module in model.modules()]
+        self._modules = [
+            _ModuleState.of(module)
+            for module in model.modules()
+            if not isinstance(module, torch.jit.ScriptModule)  # its state is not in Python
+        ]
         self._cpu = torch.get_rng_state()
         started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's, unannotated
         self._cuda = torch.cuda.get_rng_state_all() if started else []
