@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +27,26 @@ LARGE = 1 << 16
 """Datasets of at least this many bytes start at a multiple of `ALIGNMENT`."""
 
 
+HDF5_ERRORS = (OSError, RuntimeError, ValueError)
+"""What h5py raises when HDF5 cannot write."""
+
+
 class Container:
     """A new HDF5 file. Every failure of the file system or of HDF5 is raised as `OSError`."""
 
     def __init__(self, path: Path) -> None:
         """Create ``path``, which must not exist."""
         self.path = path
-        self._file = h5py.File(
-            path,
-            "x",
-            libver=("v108", "v108"),
-            alignment_threshold=LARGE,
-            alignment_interval=ALIGNMENT,
-        )
+        try:
+            self._file = h5py.File(
+                path,
+                "x",
+                libver=("v108", "v108"),
+                alignment_threshold=LARGE,
+                alignment_interval=ALIGNMENT,
+            )
+        except HDF5_ERRORS as error:
+            raise failure(error) from error
         self._fd = os.open(path, os.O_RDWR)
         self.identity = _identity(os.fstat(self._fd))
         self._creation = _creation_properties()
@@ -48,8 +56,8 @@ class Container:
         """Set an attribute of the root group."""
         try:
             self._file.attrs[name] = value
-        except (RuntimeError, ValueError) as error:
-            raise OSError(str(error)) from error
+        except HDF5_ERRORS as error:
+            raise failure(error) from error
 
     def allocate(self, name: str, kind: h5t.TypeID, shape: tuple[int, ...]) -> int:
         """Create the dataset ``name`` and return the address of its first byte; 0 when it has no bytes."""
@@ -60,8 +68,8 @@ class Container:
             )
             address = dataset.get_offset()
             self._file.flush()
-        except (RuntimeError, ValueError) as error:
-            raise OSError(str(error)) from error
+        except HDF5_ERRORS as error:
+            raise failure(error) from error
         return int(address or 0)
 
     def pwrite(self, data: memoryview | bytes, address: int, nbytes: int) -> None:
@@ -98,12 +106,15 @@ class Container:
         """Rename a dataset; its bytes stay where they are."""
         try:
             self._file.move(old, new)
-        except (RuntimeError, ValueError) as error:
-            raise OSError(str(error)) from error
+        except HDF5_ERRORS as error:
+            raise failure(error) from error
 
     def sync(self) -> None:
         """Have everything that was written so far on the disk."""
-        self._file.flush()
+        try:
+            self._file.flush()
+        except HDF5_ERRORS as error:
+            raise failure(error) from error
         os.fsync(self._fd)
 
     def is_in_place(self) -> bool:
@@ -120,8 +131,8 @@ class Container:
             self._fd = -1
         try:
             self._file.close()
-        except (RuntimeError, ValueError) as error:
-            raise OSError(str(error)) from error
+        except HDF5_ERRORS as error:
+            raise failure(error) from error
 
 
 @cache
@@ -144,6 +155,14 @@ def text_type(length: int) -> h5t.TypeID:
     kind.set_cset(h5t.CSET_UTF8)
     kind.set_strpad(h5t.STR_NULLPAD)
     return kind
+
+
+def failure(error: Exception) -> OSError:
+    """The error of the system inside one of HDF5: `No space left on device`, not the chain of calls that met it."""
+    found = re.search(r"errno = (\d+), error message = '([^']*)'", str(error))
+    if found:
+        return OSError(int(found[1]), found[2])
+    return error if isinstance(error, OSError) else OSError(str(error))
 
 
 def _float_type(

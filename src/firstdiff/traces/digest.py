@@ -34,11 +34,12 @@ def digest(stored: np.ndarray, dtype: str) -> Digest:
         mean, rms = moments.mean_and_rms()
         if not _in_range(moments.largest(), rms):
             mean, rms = _scaled(stored, dtype, moments.largest())
+        sums = sketch.result()
     return Digest(
         *(stored.size, moments.nan, moments.posinf, moments.neginf),
         *(mean, rms, moments.min, moments.max),
         checksum.value,
-        sketch.result(),
+        sums,
     )
 
 

@@ -93,8 +93,10 @@ class Draft:
 
     def close(self) -> None:
         """Stop writing; the file stays as it is. Idempotent; raises `OSError`."""
-        self._journal.close()
-        self._container.close()
+        try:
+            self._journal.close()
+        finally:
+            self._container.close()
 
     def _place_header(self, name: str, header: Header) -> None:
         data = encode_header(header)

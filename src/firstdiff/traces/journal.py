@@ -65,22 +65,36 @@ class Journal:
         """Commit what ``row`` says. Raises `OSError`."""
         length = len(row)
         after = self._next + FRAME.size + length + -length % 8
-        if after > self._end or self._map is None:
+        if after > self._end:
             self._add(after - self._next)
             self.append(row)
             return
-        start = self._next - self._origin
-        # By memory, not by a call of the system: the pages belong to the file also when this process is killed. They
-        # are on the disk's books since the block was zeroed, so this cannot fail on a full disk.
-        self._map[start : start + FRAME.size + length] = FRAME.pack(length, crc32(row)) + row
+        record = FRAME.pack(length, crc32(row)) + row
+        if self._map is None:
+            self._container.pwrite(record, self._next, len(record))
+        else:
+            start = self._next - self._origin
+            # The pages belong to the file, also when this process is killed. They are on the disk's books since
+            # the block was zeroed, so this cannot fail on a full disk.
+            self._map[start : start + len(record)] = record
         self._next = after
 
     def close(self) -> None:
-        """Let go of the file. Idempotent; nothing can be appended after it."""
+        """Let go of the file. Idempotent."""
         if self._map is not None:
             self._map.flush()
             self._map.close()
             self._map = None
+
+    def _mapped(self, address: int) -> tuple[mmap.mmap | None, int]:
+        """The block at ``address`` as memory, and the address of its first byte; None where there is no mapping.
+
+        Copying to memory costs a tenth of a call of the system, but some network file systems cannot map.
+        """
+        try:
+            return self._container.map(address, self._size)
+        except OSError:
+            return None, address
 
     def _add(self, needed: int) -> None:
         self._size = max(min(2 * self._size, LARGEST), needed + RECORDS)
@@ -91,9 +105,8 @@ class Journal:
         self._container.pwrite(block, address, len(block))
         if self._blocks:
             self._container.pwrite(NEXT.pack(address), self._start + HEAD.size, NEXT.size)
-        if self._map is not None:
-            self._map.close()
-        self._map, self._origin = self._container.map(address, self._size)
+        self.close()
+        self._map, self._origin = self._mapped(address)
         self._start, self._blocks = address, self._blocks + 1
         self._next, self._end = address + RECORDS, address + self._size
 

@@ -51,7 +51,7 @@ TEXTS = ("path", "leaf", "method", "class", "dtype", "shape", "dataset", "axes",
 SKETCH_BYTES = 64 * 8
 
 _SKETCH_FLAG = 4
-_NO_DIGEST = (-1, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0)
+_NO_DIGEST: tuple[int | float, ...] = (-1, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0)
 
 
 def encode_row(kind: int, activation: Activation, address: int) -> bytes:

@@ -63,7 +63,11 @@ class TraceWriter:
             self.part.unlink(missing_ok=True)
             self._draft = Draft(self.part, header)
         except OSError as error:
-            self._fail("its header", error)
+            self.part.unlink(missing_ok=True)
+            raise CaptureError(
+                f"{self.part} cannot be created ({error.strerror or error}); "
+                "choose another place, or make room."
+            ) from error
         self._open = True
 
     @property
