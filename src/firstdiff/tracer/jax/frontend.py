@@ -87,6 +87,11 @@ FRONT_ENDS: dict[str, Row] = {
 parameter trees."""
 
 
+FALLBACK = "functions"
+"""The front end that is installed only where no other one, and no `firstdiff.tap`, recorded
+anything, or where the user names it."""
+
+
 def load(name: str) -> FrontEnd:
     """The front end of that name. `OptionError` for a name that is not in the table."""
     row = FRONT_ENDS.get(name)

@@ -107,8 +107,8 @@ class _Stateless:
         self._layer = layer
         self._values = values
 
-    @property
-    def __class__(self) -> type:  # type: ignore[misc]  # isinstance() of the layer's class holds
+    @property  # type: ignore[misc]  # read-only on purpose: isinstance() of the layer's class holds
+    def __class__(self) -> type:
         return type(self._layer)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

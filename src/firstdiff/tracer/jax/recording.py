@@ -14,9 +14,17 @@ import numpy as np
 from firstdiff.tracer.jax import compat
 from firstdiff.tracer.jax.captured import JaxCapture
 from firstdiff.tracer.jax.environment import device_name, parameter_facts, precision, versions
-from firstdiff.tracer.jax.frontend import FrontEnd, Split, front_ends_for, is_array, split_pytree
+from firstdiff.tracer.jax.frontend import (
+    FALLBACK,
+    FrontEnd,
+    Split,
+    front_ends_for,
+    is_array,
+    split_pytree,
+)
 from firstdiff.tracer.jax.modules import Census
 from firstdiff.tracer.jax.outputs import difference, leaves_of
+from firstdiff.tracer.jax.plan import taps
 from firstdiff.tracer.jax.plant import plan_planting
 from firstdiff.tracer.jax.reap import (
     Mode,
@@ -63,7 +71,6 @@ class Recording:
             raise OptionError(f"mode {self.mode!r} is unknown; it is 'jit' or 'eager'")
         self._fronts = front_ends_for(self.model, self.framework)
         self._census = Census(self._fronts, self.model, self.module)
-        self._token = object()
         self._programs: dict[Any, tuple[Program, Any, tuple[Slot, ...]]] = {}
         self._steps = self._events = 0
         self._outputs: dict[str, np.ndarray] = {}
@@ -162,10 +169,19 @@ class Recording:
         return program, run, slots, planting.put
 
     def _trace(self, fed: Split) -> Program:
+        """The call with taps of modules and of the user, or of plain functions where there are
+        none."""
+        if self.framework != FALLBACK:
+            program = self._traced([f for f in self._fronts if f.name != FALLBACK], fed)
+            if any(tap.key.front_end != WHOLE_CALL for tap in taps(program.plan.nodes)):
+                return program
+        return self._traced(self._fronts, fed)
+
+    def _traced(self, fronts: Sequence[FrontEnd], fed: Split) -> Program:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(compat.capturing((self._token, "")))
+            stack.enter_context(compat.capturing((object(), "")))
             tapped = self.model
-            for front in self._fronts:
+            for front in fronts:
                 tapped = stack.enter_context(front.installed(tapped))
             split = _split_of(self._fronts, tapped)
             function = self._function(split, fed, tapped=True)

@@ -56,6 +56,8 @@ class TapKey:
     (`new_serial`)."""
     plantable: bool = True
     """False where the model goes on with its own value: a container that we must not copy."""
+    weights: bool = True
+    """False where a value that depends on parameters alone is not recorded."""
 
 
 tap_p: Any = Primitive("firstdiff_tap")

@@ -1,0 +1,202 @@
+"""Front end for plain functions: what the functions in the user's own files receive and return.
+
+Without modules there is nothing to patch, and nobody wants to edit a model to look at it. While the
+model is being traced, `sys.setprofile` tells of every Python call; a tap whose result nobody uses
+survives tracing, so looking is enough. Paths are call stacks below the subject's call:
+`forward.layer.attention`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+import sysconfig
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.frontend import FALLBACK, Split, split_pytree
+from firstdiff.tracer.jax.tap import TapKey, dotted, new_serial, tap_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import CodeType, FrameType
+
+    from firstdiff.traces.schema import Site
+
+_SUSPENDING = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_PYTREE = ("tree_flatten", "tree_unflatten", "tree_flatten_with_keys")
+_FOREIGN = (
+    str(Path(__file__).parents[1]),
+    str(Path(contextlib.__file__).parent),
+    *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
+_LAMBDA = "<lambda>"
+_INTERACTIVE = ("<stdin>", "<ipython")
+
+
+class FunctionsFrontEnd:
+    """Taps on every function that is defined beside the subject's call, in its directory or
+    package.
+
+    Libraries, lambdas and generators are left out, and so are values that depend on parameters
+    alone: a function's weights are no activations. What is tapped is only observed; nothing can be
+    planted there.
+    """
+
+    name = FALLBACK
+
+    def handles(self, model: Any) -> bool:
+        """Everything: this is the front end for models that no other one recorded."""
+        del model
+        return True
+
+    @contextlib.contextmanager
+    def installed(self, model: Any) -> Iterator[Any]:
+        """Watch calls in this thread while inside; a profiler that was set before is told of every
+        call too, and set again afterwards."""
+        before = sys.getprofile()
+        sys.setprofile(_Watcher(before))
+        try:
+            yield model
+        finally:
+            _restore(before)
+
+    def split(self, model: Any) -> Split:
+        """The tree's arrays."""
+        return split_pytree(model)
+
+    def modules(self, model: Any, module: Any = None) -> Sequence[tuple[str, str]]:
+        """None: functions are known when they are called."""
+        del model, module
+        return []
+
+    def aliases(self, model: Any) -> Mapping[str, tuple[str, ...]]:
+        """None."""
+        del model
+        return {}
+
+
+def _restore(profiler: Any) -> None:
+    if profiler is None or callable(profiler):
+        sys.setprofile(profiler)
+        return
+    sys.setprofile(None)
+    profiler.enable()  # a profiler written in C, as cProfile is, sets itself
+
+
+class _Call:
+    """A call that is running in the user's files."""
+
+    def __init__(self, frame: FrameType, path: str) -> None:
+        self.frame = frame
+        self.path = path
+        self.serial = new_serial()
+
+    def tap(self, site: Site, leaf: str, value: Any) -> None:
+        key = TapKey(
+            self.path,
+            site,
+            leaf,
+            front_end=FALLBACK,
+            serial=self.serial,
+            plantable=False,
+            weights=False,
+        )
+        tap_tree(value, key)
+
+
+class _Watcher:
+    """The profile function: taps arguments and results of the user's functions."""
+
+    def __init__(self, before: Any) -> None:
+        self._before: Callable[..., Any] | None = before if callable(before) else None
+        self._calls: list[_Call] = []
+        self._home: Path | str | None = None
+        self._known: dict[CodeType, bool] = {}
+        self._busy = False
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> None:
+        if self._before is not None:
+            self._before(frame, event, arg)
+        if self._busy or event not in ("call", "return"):
+            return
+        self._busy = True
+        try:
+            if event == "return":
+                self._leave(frame, arg)
+            elif compat.capture_token() is not None and self._is_users(frame.f_code):
+                self._enter(frame)
+        finally:
+            self._busy = False
+
+    def _enter(self, frame: FrameType) -> None:
+        """The first call is the subject's own: the capture records it as a whole, and it adds
+        nothing to paths."""
+        if not self._calls:
+            self._calls.append(_Call(frame, ""))
+            return
+        if frame.f_code.co_name == _LAMBDA:
+            return
+        call = _Call(frame, dotted(self._calls[-1].path, _segment(frame.f_code)))
+        self._calls.append(call)
+        for name, value in _arguments(frame):
+            call.tap("input", name, value)
+
+    def _leave(self, frame: FrameType, result: Any) -> None:
+        if not self._calls or self._calls[-1].frame is not frame:
+            return
+        call = self._calls.pop()
+        if self._calls and result is not None:
+            call.tap("output", "", result)
+
+    def _is_users(self, code: CodeType) -> bool:
+        if code not in self._known:
+            self._known[code] = _is_plain_function(code) and self._is_near(code.co_filename)
+        return self._known[code]
+
+    def _is_near(self, file: str) -> bool:
+        """Whether ``file`` belongs to the subject. The first file that could tells where that is
+        at home."""
+        interactive = file.startswith(_INTERACTIVE)
+        if file.startswith(_FOREIGN) or (file.startswith("<") and not interactive):
+            return False
+        if self._home is None:
+            self._home = file if interactive else _package(Path(file).resolve())
+        if interactive or isinstance(self._home, str):
+            return interactive
+        return Path(file).resolve().is_relative_to(self._home)
+
+
+def _is_plain_function(code: CodeType) -> bool:
+    name = code.co_name
+    if name.startswith("<") or name in _PYTREE or code.co_flags & _SUSPENDING:
+        return name == _LAMBDA
+    dunder = name.startswith("__") and name.endswith("__") and name != "__call__"
+    return bool(code.co_flags & inspect.CO_OPTIMIZED) and not dunder
+
+
+def _package(file: Path) -> Path:
+    """The directory of ``file``, or of the outermost package that it belongs to."""
+    home = file.parent
+    while (home / "__init__.py").exists() and (home.parent / "__init__.py").exists():
+        home = home.parent
+    return home
+
+
+def _segment(code: CodeType) -> str:
+    """The function's name; the class's for `__call__`."""
+    if code.co_name == "__call__":
+        return code.co_qualname.split(".")[-2]
+    return code.co_name
+
+
+def _arguments(frame: FrameType) -> Iterator[tuple[str, Any]]:
+    found = inspect.getargvalues(frame)
+    for name in (*found.args, found.varargs):
+        if name is not None:
+            yield name, found.locals.get(name)
+    if found.keywords is not None:
+        for name, value in found.locals.get(found.keywords, {}).items():
+            yield name, value
