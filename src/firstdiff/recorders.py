@@ -59,12 +59,14 @@ def record_torch(
     from firstdiff.tracer.tensors import torch_tensor
     from firstdiff.tracer.torch import capture_torch
 
-    tensors = {name: torch_tensor(given.value, given.dtype) for name, given in inputs.items()}
+    def tensors() -> dict[str, Any]:  # fresh ones for each use: a model may change its arguments
+        return {name: torch_tensor(given.value, given.dtype) for name, given in inputs.items()}
+
     plan.progress("running the model under hooks")
     done = capture_torch(
         subject.model,
         subject.call,
-        tensors,
+        tensors(),
         sink=event_writer(writer),
         selection=plan.selection,
         verify=plan.verify,
@@ -78,7 +80,7 @@ def record_torch(
         floors, notes = record_floors(
             subject.model,
             subject.call,
-            tensors,
+            tensors(),
             writer=writer,
             dtypes=tuple(dict.fromkeys(wanted)),
             selection=plan.selection,
