@@ -13,6 +13,7 @@ from firstdiff.traces import Header, Key, TraceWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
+from typing import Any, ClassVar
 
 BATCH, TOKENS, HEADS, WIDTH, VOCAB, LAYERS = 2, 12, 4, 8, 53, 3
 HIDDEN = HEADS * WIDTH
@@ -194,6 +195,11 @@ class Maker:
     folder: Path
     ids: np.ndarray
     made: int = 0
+    port_path: ClassVar = staticmethod(port_path)
+
+    def taps(self, fault: str = "", dtype: str = "float32", **options: Any) -> list[Tap]:
+        """What one forward pass shows."""
+        return Tiny(dtype, fault, **options).run(self.ids)
 
     def write(
         self,
@@ -201,12 +207,14 @@ class Maker:
         taps: Iterable[Tap],
         *,
         dtype: str = "float32",
-        rename: Callable[[str], str] = plain_path,
+        rename: Callable[[str], str] | None = None,
         floors: dict[str, np.ndarray] | None = None,
         inputs: dict[str, np.ndarray] | None = None,
         digest_only: bool = False,
-        framework: str = "torch",
+        as_port: bool = False,
     ) -> Path:
+        framework = "jax" if as_port else "torch"
+        rename = rename or (port_path if as_port else plain_path)
         header = Header(
             framework, front_end="torch" if framework == "torch" else "linen", dtype=dtype,
             model={"type": "tiny"}, versions={framework: "1.0"}, mode="eager" if framework == "torch" else "jit",
@@ -255,8 +263,7 @@ class Maker:
     def port(self, fault: str = "", dtype: str = "float32", **options: object) -> Path:
         self.made += 1
         taps = Tiny(dtype, fault, other_order=True).run(self.ids)
-        options = {"rename": port_path, "framework": "jax", **options}
-        return self.write(f"port{self.made}.h5", taps, dtype=dtype, **options)  # type: ignore[arg-type]
+        return self.write(f"port{self.made}.h5", taps, dtype=dtype, as_port=True, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -41,6 +41,11 @@ class Layout:
     words: str = ""
     """What people call it: `heads split (2,48,8,32) from (2,48,256)`; empty for the identity."""
 
+    @property
+    def name(self) -> str:
+        """`words` without the shapes: `heads split`."""
+        return self.words.partition(" (")[0].rstrip(":")
+
     def reference(self, value: np.ndarray) -> np.ndarray:
         """The reference's tensor as a view of ``shape``."""
         return value.reshape(self.shape)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from math import prod
 
 from firstdiff.diff.aliases import readings
 from firstdiff.diff.modules import Evidence, Module, ModulePair
-from firstdiff.diff.names import Segments, normalise, split
+from firstdiff.diff.names import REPEATED, Segments, normalise, split
 
 _DEEPEST_WRAPPER = 3
 """Wrappers (`model.`, `params.params.`, a root class) are at most so many segments deep."""
@@ -44,7 +45,7 @@ def match_names(
     """Equal paths up to separators, index style and wrappers: first with stacks as they are named, then unified."""
     pairs = match_readings(reference, port, lambda path: (split(path),), "name")
     left, right = _remaining(reference, port, pairs)
-    return pairs + match_readings(left, right, lambda path: (normalise(path),), "name")
+    return pairs + match_readings(left, right, lambda path: (normalise(path),), "name", pairs)
 
 
 def match_aliases(
@@ -94,9 +95,9 @@ def match_readings(
     left, right = list(reference), list(port)
     voters = [(pair.reference, pair.port) for pair in known]
     while left and right:
-        prefixes = _vote(left, right, read, voters, first=not pairs)
+        prefixes = _vote(left, right, read, voters, first=bool(voters) or not (pairs or known))
         fresh = _unique(left, right, read, prefixes) if prefixes is not None else []
-        if not fresh:
+        if not fresh and not voters:
             return pairs
         pairs += [ModulePair(one, other, evidence) for one, other in fresh]
         left, right = _remaining(left, right, pairs)
@@ -112,9 +113,12 @@ def _remaining(
 
 
 def _wrappers(reading: Segments) -> Iterable[tuple[Segments, Segments]]:
-    """(wrapper, rest) for each wrapper that ``reading`` may have: outer segments, never an index."""
+    """(wrapper, rest) for each wrapper that ``reading`` may have: outer segments, never a member of a stack.
+
+    Flax numbers what has no name, so the root may be `Qwen2Model_0`.
+    """
     for depth in range(min(_DEEPEST_WRAPPER, len(reading)) + 1):
-        if any(segment.isdigit() for segment in reading[:depth]):
+        if any(s.isdigit() and (s != "0" or r in REPEATED) for r, s in pairwise(("layers", *reading[:depth]))):
             return
         if reading[depth:] or not depth:
             yield reading[:depth], reading[depth:]
@@ -147,7 +151,7 @@ def _vote(
             for other in rests.get((module.method, rest), ())
         }
         votes.update(ballots)
-    quorum = 0.5 * min(len(reference), len(port)) if first else float("inf")
+    quorum = 0.5 * (min(len(reference), len(port)) + len(voters)) if first else float("inf")
     allowed = [(p, n) for p, n in votes.items() if not all(p) or p[0] == p[1] or n >= quorum]
     if not allowed:
         return None
@@ -165,11 +169,16 @@ def _unique(
     choices: dict[int, set[int]] = defaultdict(set)
     for key, ones in ours.items():
         for one in ones:
-            choices[one] |= theirs.get(key, set())
+            choices[one] |= {other for other in theirs.get(key, ()) if _fits_root(reference[one], port[other])}
     pairs = []
     for one, other in _narrow({one: options for one, options in choices.items() if options}):
         pairs.append((reference[one], port[other]))
     return pairs
+
+
+def _fits_root(one: Module, other: Module) -> bool:
+    """Whether a wrapper (`model`) may be the other side's root: their results have equal sizes."""
+    return bool(one.path) == bool(other.path) or _same_sizes(one, other)
 
 
 def _by_rest(

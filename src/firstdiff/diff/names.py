@@ -48,7 +48,7 @@ def normalise(path: str) -> Segments:
 
 def unify_stacks(segments: Segments) -> Segments:
     """``segments`` with `layers` for each name in `REPEATED` that stands before an index."""
-    following = (*segments[1:], "")
+    following = (*segments[1:], "")[: len(segments)]
     return tuple(
         "layers" if name in REPEATED and after.isdigit() else name
         for name, after in zip(segments, following, strict=True)

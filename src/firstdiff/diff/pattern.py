@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from firstdiff.diff.measure import Side
 
 _NEARLY_ALL = 0.9
-_GROWTH = 3.0
+_GROWTH = 2.0
+_EVEN = 3.0
 
 
 @dataclass(frozen=True)
@@ -184,4 +185,4 @@ def _trend(error: np.ndarray, norm: np.ndarray, real: np.ndarray) -> str:
     early, late = np.median(ratios[:half]), np.median(ratios[half:])
     if late > _GROWTH * early:
         return ", more so the later it is"
-    return ", all by about the same amount" if ratios.max() < _GROWTH * ratios.min() else ""
+    return ", all by about the same amount" if ratios.max() < _EVEN * ratios.min() else ""

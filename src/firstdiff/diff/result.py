@@ -57,7 +57,7 @@ class Counts:
     evidence: dict[str, int] = field(default_factory=dict)
     """Pairs by what they rest on."""
     layouts: dict[str, int] = field(default_factory=dict)
-    """Pairs in another layout, by kind of layout."""
+    """Pairs in another layout, by its name: `heads split`."""
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def _counts(rows: Sequence[Row], alignment: Alignment) -> Counts:
         extra=kinds["extra"],
         ignored=alignment.ignored,
         evidence=dict(Counter(pair.evidence for pair in alignment.pairs)),
-        layouts=dict(Counter(row.layout.kind for row in rows if row.layout and row.layout.words)),
+        layouts=dict(Counter(row.layout.name for row in rows if row.layout and row.layout.words)),
     )
 
 

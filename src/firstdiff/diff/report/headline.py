@@ -16,12 +16,6 @@ _EVIDENCE = {
     "graph": "by call graph",
     "only candidate": "the only candidates",
 }
-_LAYOUTS = {
-    "reshape": "reshaped",
-    "permutation": "transposed",
-    "reshape and permutation": "reshaped and transposed",
-    "broadcast": "broadcast",
-}
 
 
 def headlines(result: Diff) -> list[tuple[str, str]]:
@@ -88,5 +82,5 @@ def _aligned(result: Diff) -> str:
 
 def _layouts(counts: Counts) -> str:
     total = sum(counts.layouts.values())
-    kinds = ", ".join(_LAYOUTS[kind] for kind in counts.layouts)
-    return f"{total} layout{'s' if total > 1 else ''} inferred ({kinds})" if total else ""
+    names = ", ".join(counts.layouts)
+    return f"{total} layout{'s' if total > 1 else ''} inferred ({names})" if total else ""

@@ -42,7 +42,7 @@ def _headlines(result: Diff) -> Table:
 
 
 def _rows(found: list[Line], width: int) -> Iterator[Text]:
-    """The table of rows: name, site, verdict, error / floor, and what else there is to say, below where it is narrow."""
+    """The table of rows: name, site, verdict, error / floor, a remark (on a line of its own where it is narrow)."""
     cells = [(f"  {title(line.names)}", line.label, _verdict(line), _score(line)) for line in found]
     wide = [max([len(cell[column]) for cell in cells], default=0) for column in range(4)]
     wide[3] = max(wide[3], len(_SCORE))
