@@ -75,11 +75,23 @@ def recording(
     if recorder.failure is not None:
         raise recorder.failure
     if not recorder.recorded:
-        why = "; ".join(recorder.notes) or "no selected module ran"
-        raise CaptureError(
-            f"{type(model).__name__}: nothing was recorded: {why}. "
-            "Check --select, and capture the model before torch.compile or torch.jit."
+        raise CaptureError(_silence(model, recorder, selection))
+
+
+def _silence(model: nn.Module, recorder: Recorder, selection: Selection) -> str:
+    """Why nothing was recorded, and what to do."""
+    name, paths = type(model).__name__, [path for path in recorder.tree.paths.values() if path]
+    if selection.globs and not any(selection.wants(p, s) for p in paths for s in selection.sites):
+        globs = ", ".join(map(repr, selection.globs))
+        example = paths[len(paths) // 2] if paths else ""
+        return (
+            f"{name}: no activation matches --select {globs} among {len(paths)} modules; "
+            f"paths look like {example!r}, and * matches any part"
         )
+    why = "; ".join(recorder.notes) or "no module ran"
+    return (
+        f"{name}: nothing was recorded: {why}; capture the model before torch.compile or torch.jit"
+    )
 
 
 def capture_torch(

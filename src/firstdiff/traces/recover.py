@@ -67,7 +67,9 @@ class _Rescue:
         """Copy everything that is whole. Leaves no part file of ``target`` behind when it fails."""
         activations = self.trace.activations
         digest = not activations or any(a.digest is not None for a in activations)
-        writer = TraceWriter(target, self.trace.header, digest=digest, overwrite=True)
+        # Under a name of its own: `target.part` may be the very file that is being rescued.
+        staged = target.with_name(f"{target.name}.rescued")
+        writer = TraceWriter(staged, self.trace.header, digest=digest, overwrite=True)
         try:
             with writer:
                 self._copy_inputs(writer)
@@ -79,8 +81,10 @@ class _Rescue:
                         writer.write_table(name, rows)
                 notes = (*self.trace.header.notes, self._note())
                 writer.finish(replace(self.trace.header, notes=notes))
+            staged.replace(target)
         except BaseException:
             writer.part.unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
             raise
 
     def _copy_inputs(self, writer: TraceWriter) -> None:
