@@ -178,11 +178,16 @@ def record_block(output: str | Path, model: Any, **options: Any) -> Iterator[Non
 def writing(
     output: str | Path, header: Header, *, digest: bool, force: bool
 ) -> Iterator[TraceWriter]:
-    """A writer; what stops it leaves the `.part` with everything committed, and says so."""
+    """A writer; what stops it leaves the `.part` with everything committed, if anything was, and says so."""
+    writer = TraceWriter(output, header, digest_only=digest, overwrite=force)
     try:
-        with TraceWriter(output, header, digest_only=digest, overwrite=force) as writer:
+        with writer:
             yield writer
-    except KeyboardInterrupt as stop:
+    except BaseException as stop:
+        if writer.count == 0:  # nothing to keep: the next attempt finds its name free
+            writer.part.unlink(missing_ok=True)
+        if not isinstance(stop, KeyboardInterrupt) or writer.count == 0:
+            raise
         raise CaptureError(
             f"{output}.part: interrupted; what was recorded until then is kept: firstdiff recover {output}.part"
         ) from stop
