@@ -23,14 +23,17 @@ def scan_places(paths: Iterable[str]) -> dict[str, int | None]:
     their longest common prefix.
     """
     split = {path: _segments(path) for path in dict.fromkeys(paths) if PLACEHOLDER not in path}
-    every = list(split.values())
-    if not every:
-        return {}
-    scanned = _scanned(every)
+    scanned = _segments(scanned_module(split))
     return {
         path: len(scanned) if segments[: len(scanned)] == scanned else None
         for path, segments in split.items()
     }
+
+
+def scanned_module(paths: Iterable[str]) -> str:
+    """The module that is scanned, when ``paths`` fire in the body of the scan; "" when they share none."""
+    every = [_segments(path) for path in dict.fromkeys(paths) if PLACEHOLDER not in path]
+    return ".".join(_scanned(every)) if every else ""
 
 
 def numbered(path: str, iterations: Sequence[tuple[int, int]]) -> str:

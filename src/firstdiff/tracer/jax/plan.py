@@ -51,6 +51,8 @@ class Tap:
     """Place of the equation."""
     slot: Slot
     """Where its value is at home: an enclosing program, where the value came from there."""
+    scope: Address = ()
+    """The sub-program that the tapped call runs in."""
     batch: tuple[int, ...] = ()
     """Sizes of the leading axes that `vmap` added."""
     source: str = ""

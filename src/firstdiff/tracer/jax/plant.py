@@ -65,6 +65,8 @@ def plan_planting(
 def _refusal(occurrence: Occurrence, max_iterations: int | None) -> str:
     if not occurrence.tap.key.plantable:
         return "the model goes on with its own value here (a constant, or a container that it may change)"
+    if len(occurrence.place) > sum(not entry.shards for entry in occurrence.tap.stacked):
+        return "the model computes it once for all iterations of a loop"
     if max_iterations is None and any(axis.kind == "while" for axis in occurrence.axes):
         return "it lies in a while loop; give max_iterations"
     return ""
@@ -88,9 +90,10 @@ def _arranged(
         expected = array[place].shape
         if value.shape != expected:
             key = occurrence.key
+            name = " ".join(filter(None, (key.path, key.site, key.leaf)))
             raise OptionError(
-                f"{key.path} {key.site} {key.leaf}: the value to plant is {value.shape}, the model's is "
-                f"{expected}; bring it into the model's layout first"
+                f"{name}: the value to plant is {value.shape}, the model's is {expected}; "
+                "bring it into the model's layout first"
             )
         array[place] = value
         mask[place] = True

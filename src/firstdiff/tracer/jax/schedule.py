@@ -155,7 +155,7 @@ class _Scheduler:
 
     def occurrence(self, tap: Tap, here: _Here) -> Occurrence:
         path, key = self.path(tap.key.path, here), tap.key
-        call = (path, key.method, key.serial, tap.address[:-1], here.trips)
+        call = (path, key.method, key.serial, tap.scope, here.trips)
         if call not in self.numbers:
             self.numbers[call] = self.calls.get((path, key.method), 0)
             self.calls[path, key.method] = self.numbers[call] + 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.hoisted import with_hoisted
 from firstdiff.tracer.jax.layered import combined, is_layered
 from firstdiff.tracer.jax.plan import (
     Address,
@@ -82,13 +83,15 @@ class _Reader:
         nodes: list[Node] = []
         for number, eqn in enumerate(jaxpr.eqns):
             if eqn.primitive is tap_p:
-                nodes.append(self.tap(eqn, scope, number))
+                tap = self.tap(eqn, scope, number)
+                if tap.key.weights or scope.origin(eqn.invars[0]) != "parameter":
+                    nodes.append(tap)
             elif any(has_taps(inner) for inner in compat.jaxprs_of(eqn)):
                 nodes.extend(self.inside(eqn, scope, number))
             origin = combined([scope.origin(atom) for atom in eqn.invars])
             for var in eqn.outvars:
                 scope.origins.setdefault(var, origin)
-        return tuple(nodes)
+        return with_hoisted(nodes)
 
     def inside(self, eqn: JaxprEqn, scope: Scope, number: int) -> Sequence[Node]:
         name = eqn.primitive.name
@@ -120,6 +123,7 @@ class _Reader:
             key=eqn.params["key"],
             address=address,
             slot=home,
+            scope=scope.address,
             batch=tuple(aval.shape[:batch]),
             source=compat.source_line(eqn),
             stacked=stacked(scope.frames, out),

@@ -51,7 +51,7 @@ class Walk:
     stacked shards
     run over, or nothing when every shard gets all of it."""
     inline: bool = False
-    """Run inner `jit` calls operation by operation."""
+    """Run operation by operation: inner programs are entered whether anything is taken there or not."""
 
     def run(
         self,
@@ -90,9 +90,7 @@ class Walk:
             return [planted(operands[0], put[address]) if address in put else operands[0]], {}
         name = eqn.primitive.name
         rule = self.rules.get(name)
-        if rule is not None and (
-            self.concerns(address, put) or (self.inline and name in compat.JIT)
-        ):
+        if rule is not None and (self.inline or self.concerns(address, put)):
             with compat.in_context(eqn):
                 return rule(self, eqn, operands, address, put)
         return compat.bind(eqn, operands), {}
