@@ -45,7 +45,9 @@ def write(path: Path, size: int, dtype: str, error: float) -> Path:
         for number in range(max(1, round(size * 2**20 / nbytes))):
             rng = np.random.default_rng(number)
             value = rng.standard_normal(SHAPE, dtype=np.float32)
-            value *= 1 + np.float32(error) * np.random.default_rng(-number - 1 + 2**31).standard_normal(SHAPE, dtype=np.float32)
+            value *= 1 + np.float32(error) * np.random.default_rng(
+                -number - 1 + 2**31
+            ).standard_normal(SHAPE, dtype=np.float32)
             if dtype == "bfloat16":
                 value = (value.view(np.uint32) >> 16).astype(np.uint16)
             writer.write(Key(f"layers.{number}.mlp", "output"), value, dtype=dtype)
@@ -82,7 +84,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for dtype in ("float32", "bfloat16"):
-            files = [write(Path(folder) / f"{dtype}{n}.h5", options.size, dtype, n * 1e-6) for n in (0, 1)]
+            files = [
+                write(Path(folder) / f"{dtype}{n}.h5", options.size, dtype, n * 1e-6)
+                for n in (0, 1)
+            ]
             with open_trace(files[0]) as one, open_trace(files[1]) as other:
                 report(dtype, one, other, options.rounds, with_numpy=options.numpy)
 
@@ -99,8 +104,12 @@ def report(dtype: str, one: Trace, other: Trace, rounds: int, *, with_numpy: boo
     read(one, other)
     for name, work in works.items():
         work()
-        ratios = [(base := cpu(lambda: read(one, other))) and cpu(work) / base for _ in range(rounds)]
-        print(f"{dtype:9} {name:24} {median(ratios):6.2f}x of reading both  [{min(ratios):.2f} {max(ratios):.2f}]")
+        ratios = [
+            (base := cpu(lambda: read(one, other))) and cpu(work) / base for _ in range(rounds)
+        ]
+        print(
+            f"{dtype:9} {name:24} {median(ratios):6.2f}x of reading both  [{min(ratios):.2f} {max(ratios):.2f}]"
+        )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,14 @@ from firstdiff.diff.mapping import read_map, substitute
 from firstdiff.traces.errors import OptionError
 from firstdiff.traces.schema import Activation, Key
 
-LEAVES = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj", "mlp"]
+LEAVES = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.down_proj",
+    "mlp",
+]
 NORMS = ["input_layernorm", "post_attention_layernorm"]
 LLAMA = [
     "model.embed_tokens",
@@ -72,7 +79,9 @@ def test_every_module_finds_its_own(spell) -> None:  # type: ignore[no-untyped-d
 def test_the_port_may_run_in_any_order(order: list[str]) -> None:
     found = align(tensors(*LLAMA), tensors(*map(linen, order), method="__call__"))
     assert paths(found) == {path: linen(path) for path in LLAMA}
-    assert [pair.reference.order for pair in found.pairs] == sorted(p.reference.order for p in found.pairs)
+    assert [pair.reference.order for pair in found.pairs] == sorted(
+        p.reference.order for p in found.pairs
+    )
 
 
 def test_meta_names_by_alias() -> None:
@@ -81,7 +90,11 @@ def test_meta_names_by_alias() -> None:
         "mlp.gate_proj": "feed_forward.w1", "mlp.down_proj": "feed_forward.w2", "mlp": "feed_forward",
         "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm", "self_attn": "attention",
     }  # fmt: skip
-    port = {f"model.layers.{n}.{a}": f"transformer.h.{n}.{b}" for n in range(3) for a, b in names.items()}
+    port = {
+        f"model.layers.{n}.{a}": f"transformer.h.{n}.{b}"
+        for n in range(3)
+        for a, b in names.items()
+    }
     port |= {"model.embed_tokens": "transformer.wte", "model.norm": "transformer.ln_f"}
     reference = [path for path in LLAMA if path in port]
     found = align(tensors(*reference), tensors(*port.values(), method="__call__"))
@@ -101,7 +114,9 @@ def test_names_that_leave_two_choices_make_no_pair() -> None:
     gemma = ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm"]
     found = align(
         tensors(*(f"layers.0.{name}" for name in gemma)),
-        tensors("layers.0.pre_attention_norm", "layers.0.post_attention_norm", "layers.0.pre_ffw_norm"),
+        tensors(
+            "layers.0.pre_attention_norm", "layers.0.post_attention_norm", "layers.0.pre_ffw_norm"
+        ),
     )
     assert paths(found) == {"layers.0.input_layernorm": "layers.0.pre_attention_norm"}
     left = {u.activation.key.path for u in found.unmatched if u.side == "reference"}
@@ -118,8 +133,13 @@ def test_wo_is_read_by_where_it_stands() -> None:
 
 def test_an_only_candidate_of_equal_size() -> None:
     found = align(tensors("a.mlp", "a.mlp.act_fn"), tensors("a.mlp", "a.mlp.swish"))
-    assert {p.reference.key.path: p.evidence for p in found.pairs} == {"a.mlp": "name", "a.mlp.act_fn": "only candidate"}
-    other = align(tensors("a.mlp", "a.mlp.act_fn"), tensors("a.mlp", ("a.mlp.swish", "output", "", "3")))
+    assert {p.reference.key.path: p.evidence for p in found.pairs} == {
+        "a.mlp": "name",
+        "a.mlp.act_fn": "only candidate",
+    }
+    other = align(
+        tensors("a.mlp", "a.mlp.act_fn"), tensors("a.mlp", ("a.mlp.swish", "output", "", "3"))
+    )
     assert len(other.pairs) == 1
 
 
@@ -136,8 +156,12 @@ def test_no_layer_takes_another_layers_place() -> None:
 
 
 def test_the_root_of_a_port_without_head() -> None:
-    reference = tensors(("", "output", "logits", "4,50"), ("model", "output", "last_hidden_state", "4,8"), *LLAMA)
-    whole = align(reference, tensors(("", "output", "", "4,50"), *map(linen, LLAMA), method="__call__"))
+    reference = tensors(
+        ("", "output", "logits", "4,50"), ("model", "output", "last_hidden_state", "4,8"), *LLAMA
+    )
+    whole = align(
+        reference, tensors(("", "output", "", "4,50"), *map(linen, LLAMA), method="__call__")
+    )
     assert paths(whole)[""] == ""
     headless = [linen(path) for path in LLAMA if path != "lm_head"]
     found = align(reference, tensors(("", "output", "", "4,8"), *headless, method="__call__"))
@@ -155,7 +179,10 @@ def test_leaves_pair_by_name_then_alone_then_by_position() -> None:
         ("attn", "output", "", "2,8"), ("norm", "input", "x"), method="__call__",
     )  # fmt: skip
     found = align(reference, port)
-    made = {(p.reference.key.path, p.reference.key.leaf): (p.port.key.leaf, p.leaf_evidence) for p in found.pairs}
+    made = {
+        (p.reference.key.path, p.reference.key.leaf): (p.port.key.leaf, p.leaf_evidence)
+        for p in found.pairs
+    }
     assert made == {
         ("attn", "hidden_states"): ("hidden_states", "name"),
         ("attn", "position_embeddings.0"): ("cos", "position"),
@@ -167,7 +194,10 @@ def test_leaves_pair_by_name_then_alone_then_by_position() -> None:
 
 def test_calls_and_steps_keep_apart() -> None:
     def called(*calls: tuple[int, int]) -> list[Activation]:
-        return [Activation(n, Key("norm", "output", call=c, step=s), "float32", (2,)) for n, (c, s) in enumerate(calls)]
+        return [
+            Activation(n, Key("norm", "output", call=c, step=s), "float32", (2,))
+            for n, (c, s) in enumerate(calls)
+        ]
 
     found = align(called((0, 0), (1, 0), (0, 1)), called((0, 0), (0, 1)))
     assert [(p.reference.key.call, p.reference.key.step) for p in found.pairs] == [(0, 0), (0, 1)]
@@ -199,14 +229,21 @@ def test_what_is_left_over_has_its_best_candidate() -> None:
 
 
 def test_a_map_overrides_names() -> None:
-    reference, port = tensors("layers.0.a", "layers.1.a", "b"), tensors("blocks.0.x", "blocks.1.x", "layers.0.a", "b")
+    reference, port = (
+        tensors("layers.0.a", "layers.1.a", "b"),
+        tensors("blocks.0.x", "blocks.1.x", "layers.0.a", "b"),
+    )
     found = align(reference, port, path_map=read_map({"layers.*.a": "blocks.*.x"}))
     assert paths(found) == {"layers.0.a": "blocks.0.x", "layers.1.a": "blocks.1.x", "b": "b"}
     assert [p.evidence for p in found.pairs] == ["map", "map", "name"]
 
 
 def test_ignored_modules_are_in_no_row() -> None:
-    found = align(tensors("a", "rotary.x"), tensors("a", "rotary.y"), path_map=read_map({"ignore": ["rotary.*"]}))
+    found = align(
+        tensors("a", "rotary.x"),
+        tensors("a", "rotary.y"),
+        path_map=read_map({"ignore": ["rotary.*"]}),
+    )
     assert (len(found.pairs), found.unmatched, found.ignored) == (1, (), 2)
 
 
@@ -232,7 +269,10 @@ def test_a_stale_entry_is_an_error_by_name(table: dict[str, object], message: st
     ("text", "message"),
     [
         ("a.b = 'c'", "entry 'a' is no path but a dict; quote dotted paths"),
-        ("'a.*' = 'c'", "entry 'a.*' = 'c' has 1 and 0 stars; each star stands for the same text on both sides"),
+        (
+            "'a.*' = 'c'",
+            "entry 'a.*' = 'c' has 1 and 0 stars; each star stands for the same text on both sides",
+        ),
         ("ignore = 'x'", 'ignore is no list of globs; write ignore = ["*.rotary_emb"]'),
         ("= 3", "not TOML ("),
     ],
@@ -247,7 +287,9 @@ def test_a_map_that_is_none(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_missing_map(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"--map .*none.toml: cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        OptionError, match=r"--map .*none.toml: cannot be read \(No such file or directory\)"
+    ):
         read_map(tmp_path / "none.toml")
 
 

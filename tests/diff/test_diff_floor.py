@@ -18,7 +18,9 @@ ROW = [("order", "i8"), ("error", "f8"), ("scale", "f8"), ("count", "i8")]
 
 def activation(order: int = 0, dtype: str = "float32", site: str = "output", rms: float = 1.0, size: int = 100, **kind: float) -> Activation:  # fmt: skip  # noqa: E501  # one line reads best
     numbers = {"min": -3.0, "max": 3.0, **kind}
-    digest = Digest(size, 0, 0, int(kind.pop("neginf", 0)), 0.0, rms, numbers["min"], numbers["max"], order)
+    digest = Digest(
+        size, 0, 0, int(kind.pop("neginf", 0)), 0.0, rms, numbers["min"], numbers["max"], order
+    )
     return Activation(order, Key("m", site, "x"), dtype, (size,), digest=digest)  # type: ignore[arg-type]
 
 
@@ -27,7 +29,9 @@ def table(*rows: tuple[float, float]) -> np.ndarray:
 
 
 def found(error: float, norm: float, **fields: object) -> Measurement:
-    return Measurement(100, 100, error / norm if norm else float("inf"), error, norm, norm, mismatch=1.0, **fields)  # type: ignore[arg-type]
+    return Measurement(
+        100, 100, error / norm if norm else float("inf"), error, norm, norm, mismatch=1.0, **fields
+    )  # type: ignore[arg-type]
 
 
 def test_the_floor_is_the_recorded_drift() -> None:
@@ -56,7 +60,10 @@ def test_a_float32_island_in_a_bfloat16_run_is_no_divergence_on_either_side() ->
 def test_a_bfloat16_island_in_a_float32_run_is_one() -> None:
     fine, coarse = activation(dtype="float32"), activation(dtype="bfloat16")
     floors = Floors((fine,), "float32", table((1e-7, 1.0)))
-    assert judge(found(0.3 * U16, 1.0), floors.of(fine, coarse, 1.0, 100), fine, coarse).grade == "FAIL"
+    assert (
+        judge(found(0.3 * U16, 1.0), floors.of(fine, coarse, 1.0, 100), fine, coarse).grade
+        == "FAIL"
+    )
 
 
 def test_a_zero_reference_is_judged_by_what_the_module_was_given() -> None:
@@ -82,7 +89,10 @@ def test_tiny_tensors_take_their_neighbours_drift() -> None:
     assert Floors((loss,), "float32", table((0, 1), (0, 1))).of(loss, loss, 1.0, 1).relative == U32
 
 
-@pytest.mark.parametrize(("dtype", "unit", "multiple"), [("float32", U32, 85), ("bfloat16", U16, 11), ("float16", 2**-11, 21)])
+@pytest.mark.parametrize(
+    ("dtype", "unit", "multiple"),
+    [("float32", U32, 85), ("bfloat16", U16, 11), ("float16", 2**-11, 21)],
+)
 def test_a_stand_in_is_named(dtype: str, unit: float, multiple: int) -> None:
     a = activation(dtype=dtype)
     floor = Floors((a,), dtype, None).of(a, a, 1.0, 100)
@@ -97,13 +107,18 @@ def test_an_activation_without_a_floor_of_its_own() -> None:
 
 
 def test_the_runs_dtype_is_what_most_activations_have() -> None:
-    mixed = [activation(n, "bfloat16") for n in range(3)] + [activation(3, "float32"), activation(4, "int64")]
+    mixed = [activation(n, "bfloat16") for n in range(3)] + [
+        activation(3, "float32"),
+        activation(4, "int64"),
+    ]
     assert run_dtype(mixed) == "bfloat16"
     assert run_dtype([activation(0, "int64")]) == ""
     assert coarser("float32", "bfloat16") == coarser("bfloat16", "") == "bfloat16"
 
 
-@pytest.mark.parametrize(("score", "grade"), [(0, "OK"), (2.99, "OK"), (3, "WARN"), (7.9, "WARN"), (8, "FAIL")])
+@pytest.mark.parametrize(
+    ("score", "grade"), [(0, "OK"), (2.99, "OK"), (3, "WARN"), (7.9, "WARN"), (8, "FAIL")]
+)
 def test_grades(score: float, grade: str) -> None:
     assert grade_of(score) == grade
 
@@ -124,10 +139,17 @@ def test_integers_of_two_widths_agree_when_their_values_do() -> None:
     one, other = Side(np.arange(4), "int64"), Side(np.arange(4, dtype=np.int32), "int32")
     a, b = activation(dtype="int64"), activation(dtype="int32")
     verdict = judge_exact(measure(one, other, identity((4,))), a, b)
-    assert (verdict.kind, verdict.notes) == ("agrees", ("int64 in the reference, int32 in the port",))
+    assert (verdict.kind, verdict.notes) == (
+        "agrees",
+        ("int64 in the reference, int32 in the port",),
+    )
     other.stored[2] += 1
     verdict = judge_exact(measure(one, other, identity((4,))), a, b)
-    assert (verdict.kind, verdict.grade, verdict.notes[-1]) == ("diverges", "FAIL", "25.00% of the elements differ")
+    assert (verdict.kind, verdict.grade, verdict.notes[-1]) == (
+        "diverges",
+        "FAIL",
+        "25.00% of the elements differ",
+    )
 
 
 def test_an_integer_against_a_float() -> None:
@@ -146,7 +168,12 @@ def test_shapes_that_do_not_fit() -> None:
 @pytest.mark.parametrize("fill", [-1e4, -1e9, float(np.finfo(np.float32).min), -np.inf])
 def test_masks_of_every_kind_say_the_same(fill: float) -> None:
     seen = np.tri(5, dtype=bool)
-    forms = [seen, seen.astype(np.int64), seen.astype(np.float32), np.where(seen, 0, fill).astype(np.float32)]
+    forms = [
+        seen,
+        seen.astype(np.int64),
+        seen.astype(np.float32),
+        np.where(seen, 0, fill).astype(np.float32),
+    ]
     for form in forms:
         read = truth(Side(form, str(form.dtype)))
         assert read is not None

@@ -19,7 +19,10 @@ MASK = np.array([[0, 0, 1, 1], [1, 1, 1, 1]])
 @pytest.fixture
 def check(tmp_path: Path):  # type: ignore[no-untyped-def]  # a function of two mappings
     def run(reference: dict[str, np.ndarray], port: dict[str, np.ndarray]) -> InputCheck:
-        paths = [_write(tmp_path / name, inputs) for name, inputs in (("ref.h5", reference), ("port.h5", port))]
+        paths = [
+            _write(tmp_path / name, inputs)
+            for name, inputs in (("ref.h5", reference), ("port.h5", port))
+        ]
         with open_trace(paths[0]) as ours, open_trace(paths[1]) as theirs:
             return check_inputs(ours, theirs)
 
@@ -56,12 +59,17 @@ def test_a_value_that_differs(check) -> None:  # type: ignore[no-untyped-def]
 
 def test_a_shape_that_differs(check) -> None:  # type: ignore[no-untyped-def]
     message = refused(check, {"input_ids": IDS}, {"input_ids": IDS[:, :3]})
-    assert "input_ids has shape (2,4) in the reference and (2,3) in the port; run the port on" in message
+    assert (
+        "input_ids has shape (2,4) in the reference and (2,3) in the port; run the port on"
+        in message
+    )
 
 
 def test_a_mask_of_ones_on_one_side(check) -> None:  # type: ignore[no-untyped-def]
     found = check({"input_ids": IDS, "attention_mask": np.ones_like(IDS)}, {"input_ids": IDS})
-    assert found.notes == ("Input attention_mask is given to one side only (ref.h5); it is all ones.",)
+    assert found.notes == (
+        "Input attention_mask is given to one side only (ref.h5); it is all ones.",
+    )
 
 
 def test_a_mask_that_says_something_on_one_side(check) -> None:  # type: ignore[no-untyped-def]
@@ -71,7 +79,9 @@ def test_a_mask_that_says_something_on_one_side(check) -> None:  # type: ignore[
     )
 
 
-@pytest.mark.parametrize("positions", [np.arange(4)[None] + 0 * IDS, np.array([[1, 1, 0, 1], [0, 1, 2, 3]])])
+@pytest.mark.parametrize(
+    "positions", [np.arange(4)[None] + 0 * IDS, np.array([[1, 1, 0, 1], [0, 1, 2, 3]])]
+)
 def test_positions_that_count_the_tokens(check, positions: np.ndarray) -> None:  # type: ignore[no-untyped-def]
     both = {"input_ids": IDS, "attention_mask": MASK}
     found = check(both, both | {"position_ids": positions})
@@ -94,12 +104,16 @@ def test_another_name_for_equal_values(check) -> None:  # type: ignore[no-untype
 
 def test_zeros_on_one_side(check) -> None:  # type: ignore[no-untyped-def]
     found = check({"input_ids": IDS, "token_type_ids": 0 * IDS}, {"input_ids": IDS})
-    assert found.notes == ("Input token_type_ids is given to one side only (ref.h5); it is all zeros.",)
+    assert found.notes == (
+        "Input token_type_ids is given to one side only (ref.h5); it is all zeros.",
+    )
 
 
 def test_pictures_in_another_layout(check) -> None:  # type: ignore[no-untyped-def]
     picture = np.random.default_rng(0).random((1, 3, 5, 5), np.float32)
-    found = check({"pixels": picture}, {"pixels": np.ascontiguousarray(picture.transpose(0, 2, 3, 1))})
+    found = check(
+        {"pixels": picture}, {"pixels": np.ascontiguousarray(picture.transpose(0, 2, 3, 1))}
+    )
     assert found.notes == ("Input pixels: transposed (0,3,1,2), equal otherwise.",)
 
 
@@ -107,8 +121,12 @@ def test_floats_that_were_rounded(check) -> None:  # type: ignore[no-untyped-def
     picture = np.random.default_rng(0).random((1, 3), np.float32)
     found = check({"pixels": picture}, {"pixels": picture.astype(np.float16)})
     assert found.notes == ("Input pixels: float32 against float16, equal up to rounding.",)
-    assert "pixels first differs at [0,0]" in refused(check, {"pixels": picture}, {"pixels": picture + np.float32(1e-6)})
+    assert "pixels first differs at [0,0]" in refused(
+        check, {"pixels": picture}, {"pixels": picture + np.float32(1e-6)}
+    )
 
 
 def test_traces_without_inputs(check) -> None:  # type: ignore[no-untyped-def]
-    assert check({}, {}).notes == ("Neither trace holds the model's inputs, so they could not be compared.",)
+    assert check({}, {}).notes == (
+        "Neither trace holds the model's inputs, so they could not be compared.",
+    )

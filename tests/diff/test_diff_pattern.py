@@ -12,7 +12,9 @@ from firstdiff.diff.pattern import Pattern, find_pattern
 BATCH, TOKENS = 3, 16
 
 
-def pattern(wrong: np.ndarray, padding: np.ndarray | None = None, growth: np.ndarray | None = None) -> Pattern | None:
+def pattern(
+    wrong: np.ndarray, padding: np.ndarray | None = None, growth: np.ndarray | None = None
+) -> Pattern | None:
     """The pattern of an activation that is wrong at bool[batch, tokens] ``wrong``."""
     value = np.random.default_rng(0).standard_normal((BATCH, TOKENS, 8)).astype(np.float32)
     amount = 0.3 * wrong * (1 if growth is None else growth)
@@ -50,7 +52,9 @@ def test_words(wrong: np.ndarray, words: str) -> None:
 def test_growth_along_the_sequence() -> None:
     found = pattern(where(tokens=slice(1, None)), growth=np.linspace(0.01, 1, TOKENS))
     assert found is not None
-    assert found.words == "position 0 is exact, every later position is wrong, more so the later it is"
+    assert (
+        found.words == "position 0 is exact, every later position is wrong, more so the later it is"
+    )
 
 
 def test_positions_count_from_the_first_real_token() -> None:
@@ -84,8 +88,12 @@ def test_other_layouts() -> None:
     port = value.copy()
     port[:, :, 1:] *= 1.5
     moved = np.ascontiguousarray(port.transpose(0, 2, 1, 3))
-    layout = next(c for c in candidates(value.shape, moved.shape) if c.words == "transposed (0,2,1,3)")
-    found = find_pattern(Side(value, "float32"), Side(moved, "float32"), layout, (BATCH, TOKENS), None, 1e-4)
+    layout = next(
+        c for c in candidates(value.shape, moved.shape) if c.words == "transposed (0,2,1,3)"
+    )
+    found = find_pattern(
+        Side(value, "float32"), Side(moved, "float32"), layout, (BATCH, TOKENS), None, 1e-4
+    )
     assert found is not None
     assert found.words.startswith("position 0 is exact, every later position is wrong")
     flat = Side(value[:, 0].reshape(-1, 8), "float32"), Side(port[:, 0].reshape(-1, 8), "float32")
@@ -101,6 +109,8 @@ def test_a_tensor_without_tokens_has_no_pattern() -> None:
 
 def test_one_token_shows_nothing() -> None:
     value = np.ones((2, 1, 8), np.float32)
-    found = find_pattern(Side(value, "float32"), Side(2 * value, "float32"), identity((2, 1, 8)), (2, 1), None, 1e-4)
+    found = find_pattern(
+        Side(value, "float32"), Side(2 * value, "float32"), identity((2, 1, 8)), (2, 1), None, 1e-4
+    )
     assert found is not None
     assert found.words == "one token only: a fault that depends on position cannot show"

@@ -59,7 +59,9 @@ def test_a_divergence(rope: Diff) -> None:
 def test_an_agreement(maker: Maker) -> None:
     lines = printed(diff(maker.reference(), maker.port()))
     assert [line.split()[0] for line in lines[4:-1]] == ["embed_tokens", "rotary_emb", "layers.{0-2}.*", "norm", "model", "lm_head"]  # fmt: skip
-    assert lines[-1].startswith("The port agrees with the reference: 97 activations, worst error / floor 1.")
+    assert lines[-1].startswith(
+        "The port agrees with the reference: 97 activations, worst error / floor 1."
+    )
 
 
 def test_a_narrow_terminal_loses_nothing(rope: Diff) -> None:
@@ -100,7 +102,9 @@ def test_missing_and_extra_are_listed(maker: Maker) -> None:
 def test_later_parts_are_printed_when_they_are_there(rope: Diff) -> None:
     plain = printed(rope)
     assert not any(line.startswith(("weights", "Likely cause", "Other faults")) for line in plain)
-    lines = printed(replace(rope, weights="290/290 equal", cause="rotary embedding.", other_faults="none."))
+    lines = printed(
+        replace(rope, weights="290/290 equal", cause="rotary embedding.", other_faults="none.")
+    )
     assert "weights   290/290 equal" in lines
     assert "Likely cause: rotary embedding." in lines
     assert "Other faults, each judged on the reference's own inputs: none." in lines
@@ -123,7 +127,9 @@ def test_a_wrong_integer_shows_its_values(maker: Maker) -> None:
         if tap.path == "model.rotary_emb" and tap.site == "output":
             tap.value = tap.value * np.float32(1.1)
     lines = printed(diff(maker.reference(), maker.write("p.h5", taps, as_port=True)), width=150)
-    assert any("worst [0,0]: ref +0 port +1; 100.00% of the elements differ" in line for line in lines)
+    assert any(
+        "worst [0,0]: ref +0 port +1; 100.00% of the elements differ" in line for line in lines
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,15 @@ def test_one_name_for_several(names: list[str], text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "text"), [(None, ""), (0.0, "0.0"), (0.62, "0.6"), (37.2, "37"), (4.1e5, "4.1e+05"), (float("inf"), "inf")]
+    ("score", "text"),
+    [
+        (None, ""),
+        (0.0, "0.0"),
+        (0.62, "0.6"),
+        (37.2, "37"),
+        (4.1e5, "4.1e+05"),
+        (float("inf"), "inf"),
+    ],
 )
 def test_scores(score: float | None, text: str) -> None:
     assert score_text(score) == text

@@ -44,7 +44,8 @@ def test_a_right_port_agrees(maker: Maker, dtype: str) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "fault"),
-    [(dtype, fault) for dtype in ("float32", "bfloat16") for fault in FAULTS] + [("float32", "eps")],
+    [(dtype, fault) for dtype in ("float32", "bfloat16") for fault in FAULTS]
+    + [("float32", "eps")],
 )
 def test_each_fault_is_found_where_it_is(maker: Maker, dtype: str, fault: str) -> None:
     result = diff(maker.reference(dtype), maker.port(fault, dtype))
@@ -78,7 +79,10 @@ def test_a_healed_divergence_hides_no_later_fault(maker: Maker) -> None:
     taps = maker.taps(fault="permuted q and k", other_order=True)
     wrong = maker.taps(fault="gelu", other_order=True)
     keep = ("q_proj", "k_proj")
-    mixed = [a if a.path.endswith(keep) and "layers.0" in a.path else b for a, b in zip(taps, wrong, strict=True)]
+    mixed = [
+        a if a.path.endswith(keep) and "layers.0" in a.path else b
+        for a, b in zip(taps, wrong, strict=True)
+    ]
     result = diff(maker.reference(), maker.write("mixed.h5", mixed, as_port=True))
     assert result.finding is not None
     assert result.finding.sentence == FAULTS["gelu"]
@@ -138,7 +142,9 @@ def test_padded_rows_are_no_divergence(maker: Maker) -> None:
     mask = np.ones(maker.ids.shape, np.int64)
     mask[1, :4] = 0
     inputs = {"input_ids": maker.ids, "attention_mask": mask}
-    reference = maker.write("ref.h5", maker.taps(mask=mask), inputs=inputs, floors=maker.floors("float32", mask))
+    reference = maker.write(
+        "ref.h5", maker.taps(mask=mask), inputs=inputs, floors=maker.floors("float32", mask)
+    )
     taps = maker.taps(mask=mask, other_order=True)
     for tap in taps:
         if tap.value.dtype == np.float32:
@@ -157,7 +163,9 @@ def test_padded_rows_are_no_divergence(maker: Maker) -> None:
 
 def test_missing_and_extra_are_rows_with_a_candidate(maker: Maker) -> None:
     taps = maker.taps(other_order=True)
-    rename = lambda path: maker.port_path(path).replace("act_fn", "swish").replace("rotary_emb", "frequencies")  # noqa: E731  # a name for one expression
+    rename = lambda path: (
+        maker.port_path(path).replace("act_fn", "swish").replace("rotary_emb", "frequencies")
+    )  # noqa: E731  # a name for one expression
     kept = [tap for tap in taps if not tap.path.endswith("post_attention_layernorm")]
     index = {id(tap): n for n, tap in enumerate(kept)}
     for tap in kept:
@@ -193,7 +201,9 @@ def test_layouts_are_said_aloud(maker: Maker) -> None:
     result = diff(maker.reference(), maker.write("p.h5", taps, as_port=True))
     assert result.exit_code == 0
     words = {row.name: row.layout.words for row in result.rows if row.layout and row.layout.words}
-    assert words["layers.0.self_attn.q_proj"] == "heads split and transposed (2,4,12,8) from (2,12,32)"
+    assert (
+        words["layers.0.self_attn.q_proj"] == "heads split and transposed (2,4,12,8) from (2,12,32)"
+    )
     assert words["layers.0.self_attn.v_proj"] == "heads split (2,12,4,8) from (2,12,32)"
     assert result.counts.layouts == {"heads split and transposed": 6, "heads split": 3}
 
@@ -204,16 +214,22 @@ def test_a_shape_that_does_not_fit(maker: Maker) -> None:
     result = diff(maker.reference(), maker.write("p.h5", taps, as_port=True))
     assert result.finding is not None
     assert result.finding.kind == "shape"
-    assert result.finding.sentence.endswith("its result has another shape: (2,12,53) against (2,12,50).")
+    assert result.finding.sentence.endswith(
+        "its result has another shape: (2,12,53) against (2,12,50)."
+    )
 
 
 def test_equal_traces_are_not_read(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = maker.reference()
     with open_trace(reference) as trace:
-        monkeypatch.setattr(trace, "stored", lambda _: pytest.fail("elements were read"), raising=False)
+        monkeypatch.setattr(
+            trace, "stored", lambda _: pytest.fail("elements were read"), raising=False
+        )
         monkeypatch.setattr(trace, "input_values", lambda name: maker.ids)
         result = diff(trace, trace)
-    assert result.summary == "The port agrees with the reference: 97 activations, every value equal."
+    assert (
+        result.summary == "The port agrees with the reference: 97 activations, every value equal."
+    )
     assert result.floor == "recorded"
 
 
@@ -233,7 +249,10 @@ def test_the_package_is_the_function(maker: Maker) -> None:
 
 
 def test_traces_that_have_nothing_in_common(maker: Maker) -> None:
-    with pytest.raises(OptionError, match=r"ref.h5 and port1.h5 have no activation in common: the reference has modules"):
+    with pytest.raises(
+        OptionError,
+        match=r"ref.h5 and port1.h5 have no activation in common: the reference has modules",
+    ):
         diff(maker.reference(), maker.port(), matchers=())
 
 
@@ -248,7 +267,9 @@ def test_a_map_reaches_the_aligner(maker: Maker, tmp_path: Path) -> None:
 
 def test_other_inputs_are_refused(maker: Maker) -> None:
     port = maker.port(inputs={"input_ids": maker.ids + 1})
-    with pytest.raises(InputMismatch, match="were made from different inputs: input_ids first differs at"):
+    with pytest.raises(
+        InputMismatch, match="were made from different inputs: input_ids first differs at"
+    ):
         diff(maker.reference(), port)
 
 
@@ -269,11 +290,17 @@ def test_the_table_survives_parquet(maker: Maker, tmp_path: Path) -> None:
     back = pd.read_parquet(result.to_parquet(tmp_path / "rows.parquet"))
     pd.testing.assert_frame_equal(back, table)
     first = table[table.verdict == "diverges"].iloc[0]
-    assert (first["name"], first.site, first.grade) == ("layers.0.self_attn.o_proj", "input", "FAIL")
+    assert (first["name"], first.site, first.grade) == (
+        "layers.0.self_attn.o_proj",
+        "input",
+        "FAIL",
+    )
     assert first.worst.startswith("[0,1,") or first.worst.startswith("[")
 
 
 def test_a_table_that_cannot_be_written(maker: Maker, tmp_path: Path) -> None:
     result = diff(maker.reference(), maker.port())
-    with pytest.raises(OptionError, match=r"--parquet .*rows.parquet: cannot be written \(.*non-existent directory"):
+    with pytest.raises(
+        OptionError, match=r"--parquet .*rows.parquet: cannot be written \(.*non-existent directory"
+    ):
         result.to_parquet(tmp_path / "none" / "rows.parquet")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from firstdiff.diff.tally import Specials, Tally
 
 _BLOCK = 1024
-_WIDENED = 4096
 _OVERFLOW = 0x7F800000
 _LEAST_SQUARES, _MOST_SQUARES = 1e-25, 1e37
 _ERROR, _ERROR2, _REFERENCE2, _PORT2, _LARGEST = range(5)
@@ -42,24 +41,19 @@ def _exact(function: _Function) -> _Function:
 
 
 @_fast
-def _sum_up(a: Any, b: Any, out: Any) -> Any:
-    """Sums of |d|, d², a², b² over one block of float32, into float32[4] ``out``."""
+def _sum_up(a: Any, b: Any, errors: Any, out: Any) -> Any:
+    """|d| of one block of float32 into ``errors``; sums of |d|, d², a², b² into float32[4] ``out``."""
     zero = np.float32(0)
     s0, s1, s2, s3 = zero, zero, zero, zero
     for i in range(a.shape[0]):
         x, y = a[i], b[i]
-        d = y - x
-        s0 += abs(d)
+        d = abs(y - x)
+        errors[i] = d
+        s0 += d
         s1 += d * d
         s2 += x * x
         s3 += y * y
     out[0], out[1], out[2], out[3] = s0, s1, s2, s3
-
-
-@_fast
-def _errors(a: Any, b: Any, out: Any) -> Any:
-    for i in range(a.shape[0]):
-        out[i] = abs(b[i] - a[i])
 
 
 @_fast
@@ -86,6 +80,16 @@ def _distances(a: Any, b: Any, out: Any) -> Any:
         p = np.int32((p ^ ((p >> 31) & 0x7FFFFFFF)) - (p >> 31))
         q = np.int32((q ^ ((q >> 31) & 0x7FFFFFFF)) - (q >> 31))
         out[i] = np.uint32(max(p, q) - min(p, q))
+
+
+@_fast
+def _short_distances(a: Any, b: Any, out: Any) -> Any:
+    """The same of bfloat16 bits (int16), as uint16."""
+    for i in range(a.shape[0]):
+        p, q = a[i], b[i]
+        p = np.int16((p ^ ((p >> 15) & 0x7FFF)) - (p >> 15))
+        q = np.int16((q ^ ((q >> 15) & 0x7FFF)) - (q >> 15))
+        out[i] = np.uint16(max(p, q) - min(p, q))
 
 
 @_exact
@@ -143,43 +147,52 @@ def _outside(value: Any, largest: Any) -> Any:
 
 
 @_exact
-def _add_float32(
-    a: Any, b: Any, start: Any, sums: Any, numbers: Any, scratch: Any, distance: Any, ulp: Any
-) -> Any:
-    """float32[n] ``a``, ``b`` into float64[5] ``sums`` and int64[14] ``numbers``."""
-    ai, bi, si = a.view(np.int32), b.view(np.int32), scratch.view(np.int32)
-    part = np.zeros(4, np.float32)
+def _add_block(a: Any, b: Any, start: Any, sums: Any, numbers: Any, errors: Any, part: Any) -> Any:
+    """One block of float32 into float64[5] ``sums`` and int64[14] ``numbers``.
+
+    Returns whether ULP distances are still to be counted: not after the exact way, nor where all is equal.
+    """
+    size = a.shape[0]
+    bits = errors.view(np.int32)[:size]
+    _sum_up(a, b, errors, part)
+    largest = _largest(bits)
+    if (
+        largest >= _OVERFLOW
+        or _outside(part[1], largest)
+        or not _LEAST_SQUARES <= part[2] < _MOST_SQUARES
+        or not _LEAST_SQUARES <= part[3] < _MOST_SQUARES
+    ):
+        _add_exactly(a, b, start, sums, numbers)
+        return False
+    for n in range(4):
+        sums[n] += part[n]
+    numbers[_FINITE] += size
+    if largest == 0:
+        sums[_LARGEST] = max(sums[_LARGEST], 0.0)
+        numbers[_WORST] = numbers[_WORST] if numbers[_WORST] >= 0 else start
+        return False
+    numbers[_MISMATCH] += _count(bits)
+    part[0] = max(sums[_LARGEST], 0.0)
+    if largest > part.view(np.int32)[0]:
+        place = 0
+        while bits[place] != largest:
+            place += 1
+        sums[_LARGEST] = errors[place]
+        numbers[_WORST] = start + place
+    return True
+
+
+@_exact
+def _add_float32(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) -> Any:
+    """float32[n] ``a`` and ``b``."""
+    errors, part = np.empty(_BLOCK, np.float32), np.zeros(4, np.float32)
+    distance = np.empty(_BLOCK, np.uint32)
+    first, second = a.view(np.int32), b.view(np.int32)
     for o in range(0, a.shape[0], _BLOCK):
         e = min(a.shape[0], o + _BLOCK)
-        k = e - o
-        _sum_up(a[o:e], b[o:e], part)
-        _errors(a[o:e], b[o:e], scratch[:k])
-        bits = _largest(si[:k])
-        if (
-            bits >= _OVERFLOW
-            or _outside(part[1], bits)
-            or not _LEAST_SQUARES <= part[2] < _MOST_SQUARES
-            or not _LEAST_SQUARES <= part[3] < _MOST_SQUARES
-        ):
-            _add_exactly(a[o:e], b[o:e], start + o, sums, numbers)
-            continue
-        for n in range(4):
-            sums[n] += part[n]
-        numbers[_FINITE] += k
-        if bits == 0:
-            sums[_LARGEST] = max(sums[_LARGEST], 0.0)
-            numbers[_WORST] = numbers[_WORST] if numbers[_WORST] >= 0 else start + o
-            continue
-        numbers[_MISMATCH] += _count(si[:k])
-        for i in range(k):
-            if si[i] == bits:
-                if np.float64(scratch[i]) > sums[_LARGEST]:
-                    sums[_LARGEST] = scratch[i]
-                    numbers[_WORST] = start + o + i
-                break
-        if ulp:
-            _distances(ai[o:e], bi[o:e], distance[:k])
-            numbers[_ULP] = max(numbers[_ULP], np.int64(_largest(distance[:k])))
+        if _add_block(a[o:e], b[o:e], start + o, sums, numbers, errors, part) and ulp:
+            _distances(first[o:e], second[o:e], distance)
+            numbers[_ULP] = max(numbers[_ULP], np.int64(_largest(distance[: e - o])))
 
 
 @_fast
@@ -189,18 +202,20 @@ def _widen(bits: Any, out: Any) -> Any:
 
 
 @_exact
-def _add_bfloat16(
-    a: Any, b: Any, start: Any, sums: Any, numbers: Any, scratch: Any, distance: Any, ulp: Any
-) -> Any:
-    """As `_add_float32` for the bits of two bfloat16 arrays, uint16[n]."""
-    wide_a, wide_b = np.empty(_WIDENED, np.float32), np.empty(_WIDENED, np.float32)
-    for o in range(0, a.shape[0], _WIDENED):
-        e = min(a.shape[0], o + _WIDENED)
-        _widen(a[o:e], wide_a[: e - o].view(np.uint32))
-        _widen(b[o:e], wide_b[: e - o].view(np.uint32))
-        _add_float32(
-            wide_a[: e - o], wide_b[: e - o], start + o, sums, numbers, scratch, distance, ulp
-        )
+def _add_bfloat16(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) -> Any:
+    """The bits of two bfloat16 arrays, uint16[n]; ULPs are kept as those of float32, which are 65536 times as many."""
+    errors, part = np.empty(_BLOCK, np.float32), np.zeros(4, np.float32)
+    distance = np.empty(_BLOCK, np.uint16)
+    wide_a, wide_b = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    first, second = a.view(np.int16), b.view(np.int16)
+    for o in range(0, a.shape[0], _BLOCK):
+        e = min(a.shape[0], o + _BLOCK)
+        k = e - o
+        _widen(a[o:e], wide_a.view(np.uint32))
+        _widen(b[o:e], wide_b.view(np.uint32))
+        if _add_block(wide_a[:k], wide_b[:k], start + o, sums, numbers, errors, part) and ulp:
+            _short_distances(first[o:e], second[o:e], distance)
+            numbers[_ULP] = max(numbers[_ULP], np.int64(_largest(distance[:k])) << 16)
 
 
 def add(
@@ -231,8 +246,7 @@ def add(
         ]
     )
     run = _add_float32 if reference.dtype == np.float32 else _add_bfloat16
-    scratch, distance = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.uint32)
-    run(reference, port, start, sums, numbers, scratch, distance, ulp_shift is not None)
+    run(reference, port, start, sums, numbers, ulp_shift is not None)
     _take_over(tally, sums.tolist(), numbers.tolist(), ulp_shift or 0)
 
 

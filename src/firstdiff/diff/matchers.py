@@ -118,7 +118,10 @@ def _wrappers(reading: Segments) -> Iterable[tuple[Segments, Segments]]:
     Flax numbers what has no name, so the root may be `Qwen2Model_0`.
     """
     for depth in range(min(_DEEPEST_WRAPPER, len(reading)) + 1):
-        if any(s.isdigit() and (s != "0" or r in REPEATED) for r, s in pairwise(("layers", *reading[:depth]))):
+        if any(
+            s.isdigit() and (s != "0" or r in REPEATED)
+            for r, s in pairwise(("layers", *reading[:depth]))
+        ):
             return
         if reading[depth:] or not depth:
             yield reading[:depth], reading[depth:]
@@ -169,7 +172,9 @@ def _unique(
     choices: dict[int, set[int]] = defaultdict(set)
     for key, ones in ours.items():
         for one in ones:
-            choices[one] |= {other for other in theirs.get(key, ()) if _fits_root(reference[one], port[other])}
+            choices[one] |= {
+                other for other in theirs.get(key, ()) if _fits_root(reference[one], port[other])
+            }
     pairs = []
     for one, other in _narrow({one: options for one, options in choices.items() if options}):
         pairs.append((reference[one], port[other]))
