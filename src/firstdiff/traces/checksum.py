@@ -1,7 +1,8 @@
 """A fast 64-bit checksum of dtype, shape and bytes: equal activations have equal checksums, and only those do.
 
-Per block a multilinear hash in the integers modulo 2**64, one random odd key a word, of w ^ (w >> 32) rather than the
-word w itself: a change of nothing but top bits, as when two signs flip, would else be lost. Not cryptographic.
+Per block the sum, modulo 2**64, of each word times a random odd key of its place. Alone that would lose changes of
+nothing but top bits, as when two signs flip, so each word is first multiplied by a constant, which carries changes
+up, and folded, which brings the topmost bits down. Not cryptographic.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from hashlib import blake2b
 import numpy as np
 
 from firstdiff.traces.sketch import BLOCK
-from firstdiff.traces.splitmix import mix, words
+from firstdiff.traces.splitmix import GOLDEN, mix, words
 
 _KEYS = 4  # seed
+_CARRY = np.uint64(GOLDEN)
+_FOLD = np.uint64(47)
 
 
 class Checksum:
@@ -30,8 +33,8 @@ class Checksum:
         if len(data) % 8:
             data = np.concatenate((data, np.zeros(-len(data) % 8, np.uint8)))
         found = data.view("<u8")
-        mixed = found >> np.uint64(32)
-        mixed ^= found
+        mixed = found * _CARRY
+        mixed ^= mixed >> _FOLD
         mixed *= _key_table()[: len(found)]
         self.value = mix(self.value ^ int(np.add.reduce(mixed)))
 

@@ -6,7 +6,8 @@ tensors are compared; a transposed tensor has another sketch.
 
 To be fast in numpy, signs and buckets are not drawn for every element of the tensor. In a block of `BLOCK` elements,
 element i has its own sign and the bucket of i mod `PERIOD`; in each block the buckets are turned round and given
-signs of their own. `PERIOD` is a prime, so that a channel of a tensor, every C-th element, meets all buckets.
+signs of their own. `PERIOD` is a prime, so that a channel of a tensor, every C-th element, meets all buckets, unless C
+is a multiple of 4099 itself.
 """
 
 from __future__ import annotations
