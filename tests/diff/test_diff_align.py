@@ -65,9 +65,9 @@ def linen(path: str) -> str:
         lambda path: f"Qwen2Model_0/{linen(path)}",
         lambda path: re.sub(r"layers\.(\d)", r"layers[\1]", path),
         lambda path: path.removeprefix("model.").replace("layers.", "block_"),
-        lambda path: f"transformer/{linen(path).replace('layers_', 'h')}" if "layers" in path else f"transformer/{linen(path)}",
+        lambda path: f"transformer/{linen(path).replace('layers_', 'h')}",
     ],
-)  # fmt: skip
+)
 def test_every_module_finds_its_own(spell) -> None:  # type: ignore[no-untyped-def]
     found = align(tensors(*LLAMA), tensors(*map(spell, LLAMA), method="__call__"))
     assert paths(found) == {path: spell(path) for path in LLAMA}
@@ -172,7 +172,8 @@ def test_the_root_of_a_port_without_head() -> None:
 def test_leaves_pair_by_name_then_alone_then_by_position() -> None:
     reference = tensors(
         ("attn", "input", "hidden_states", "2,8"), ("attn", "input", "position_embeddings.0", "4"),
-        ("attn", "input", "position_embeddings.1", "4"), ("attn", "output", "0", "2,8"), ("norm", "input", "hidden_states"),
+        ("attn", "input", "position_embeddings.1", "4"), ("attn", "output", "0", "2,8"),
+        ("norm", "input", "hidden_states"),
     )  # fmt: skip
     port = tensors(
         ("attn", "input", "cos", "4"), ("attn", "input", "hidden_states", "2,8"), ("attn", "input", "sin", "4"),
@@ -255,10 +256,16 @@ def test_ignored_modules_are_in_no_row() -> None:
             "map: entry 'layer.*.a' = 'a.*' is stale: no module of the reference is called 'layer.*.a'; "
             "correct it or take it out",
         ),
-        ({"a": "z"}, "map: entry 'a' = 'z' is stale: no module of the port is called 'z'; correct it or take it out"),
-        ({"ignore": ["z*"]}, "map: ignore entry 'z*' is stale: it matches no module of either side; correct it or take it out"),
+        (
+            {"a": "z"},
+            "map: entry 'a' = 'z' is stale: no module of the port is called 'z'; correct it or take it out",
+        ),
+        (
+            {"ignore": ["z*"]},
+            "map: ignore entry 'z*' is stale: it matches no module of either side; correct it or take it out",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_stale_entry_is_an_error_by_name(table: dict[str, object], message: str) -> None:
     with pytest.raises(OptionError) as caught:
         align(tensors("a"), tensors("a"), path_map=read_map(table))

@@ -16,11 +16,16 @@ U32, U16 = 2.0**-24, 2.0**-8
 ROW = [("order", "i8"), ("error", "f8"), ("scale", "f8"), ("count", "i8")]
 
 
-def activation(order: int = 0, dtype: str = "float32", site: str = "output", rms: float = 1.0, size: int = 100, **kind: float) -> Activation:  # fmt: skip  # noqa: E501  # one line reads best
+def activation(
+    order: int = 0,
+    dtype: str = "float32",
+    site: str = "output",
+    rms: float = 1.0,
+    size: int = 100,
+    **kind: float,
+) -> Activation:
     numbers = {"min": -3.0, "max": 3.0, **kind}
-    digest = Digest(
-        size, 0, 0, int(kind.pop("neginf", 0)), 0.0, rms, numbers["min"], numbers["max"], order
-    )
+    digest = Digest(size, 0, 0, 0, 0.0, rms, numbers["min"], numbers["max"], order)
     return Activation(order, Key("m", site, "x"), dtype, (size,), digest=digest)  # type: ignore[arg-type]
 
 

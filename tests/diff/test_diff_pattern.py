@@ -10,6 +10,7 @@ from firstdiff.diff.measure import Side
 from firstdiff.diff.pattern import Pattern, find_pattern
 
 BATCH, TOKENS = 3, 16
+EVEN = "all by about the same amount"
 
 
 def pattern(
@@ -32,8 +33,8 @@ def where(rows: object = slice(None), tokens: object = slice(None)) -> np.ndarra
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (where(), "every position is wrong, all by about the same amount"),
-        (where(tokens=slice(1, None)), "position 0 is exact, every later position is wrong, all by about the same amount"),
+        (where(), f"every position is wrong, {EVEN}"),
+        (where(tokens=slice(1, None)), f"position 0 is exact, every later position is wrong, {EVEN}"),
         (where(tokens=-1), "only the last position is wrong"),
         (where(tokens=slice(0, -1)), "only the last position agrees"),
         (where(tokens=slice(4, None)), "positions 0 to 3 agree, every one from 4 on is wrong"),

@@ -50,7 +50,8 @@ def test_a_divergence(rope: Diff) -> None:
     assert "worst [" in lines[9]
     assert ": ref " in lines[9]
     assert lines[10:] == [
-        "First divergence: inside layers.1.self_attn, after q_proj, k_proj, v_proj (agree), before o_proj (its input differs).",
+        "First divergence: inside layers.1.self_attn, after q_proj, k_proj, v_proj (agree), "
+        "before o_proj (its input differs).",
         "By position: position 0 agrees, every later position is wrong, all by about the same amount.",
         "25 later activations differ too, which may all follow from it.",
     ]
@@ -58,7 +59,8 @@ def test_a_divergence(rope: Diff) -> None:
 
 def test_an_agreement(maker: Maker) -> None:
     lines = printed(diff(maker.reference(), maker.port()))
-    assert [line.split()[0] for line in lines[4:-1]] == ["embed_tokens", "rotary_emb", "layers.{0-2}.*", "norm", "model", "lm_head"]  # fmt: skip
+    shown = ["embed_tokens", "rotary_emb", "layers.{0-2}.*", "norm", "model", "lm_head"]
+    assert [line.split()[0] for line in lines[4:-1]] == shown
     assert lines[-1].startswith(
         "The port agrees with the reference: 97 activations, worst error / floor 1."
     )

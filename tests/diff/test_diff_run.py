@@ -163,9 +163,10 @@ def test_padded_rows_are_no_divergence(maker: Maker) -> None:
 
 def test_missing_and_extra_are_rows_with_a_candidate(maker: Maker) -> None:
     taps = maker.taps(other_order=True)
-    rename = lambda path: (
-        maker.port_path(path).replace("act_fn", "swish").replace("rotary_emb", "frequencies")
-    )  # noqa: E731  # a name for one expression
+
+    def rename(path: str) -> str:
+        return maker.port_path(path).replace("act_fn", "swish").replace("rotary_emb", "frequencies")
+
     kept = [tap for tap in taps if not tap.path.endswith("post_attention_layernorm")]
     index = {id(tap): n for n, tap in enumerate(kept)}
     for tap in kept:
@@ -225,7 +226,7 @@ def test_equal_traces_are_not_read(maker: Maker, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(
             trace, "stored", lambda _: pytest.fail("elements were read"), raising=False
         )
-        monkeypatch.setattr(trace, "input_values", lambda name: maker.ids)
+        monkeypatch.setattr(trace, "input_values", lambda _: maker.ids)
         result = diff(trace, trace)
     assert (
         result.summary == "The port agrees with the reference: 97 activations, every value equal."
