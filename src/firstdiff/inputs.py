@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,8 @@ def _read_safetensors(path: Path) -> Inputs:
     kinds = {"F": "float", "I": "int", "U": "uint"}
     inputs: Inputs = {}
     try:
-        for name, tensor in deserialize(path.read_bytes()):
+        read: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = deserialize  # untyped there
+        for name, tensor in read(path.read_bytes()):
             code = tensor["dtype"]
             dtype = names.get(code) or kinds[code[0]] + code[1:]
             value = np.frombuffer(tensor["data"], bits.get(dtype, dtype)).reshape(tensor["shape"])

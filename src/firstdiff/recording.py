@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from firstdiff.inputs import Inputs, host_inputs, parse_input_ids, read_inputs
 from firstdiff.models.loading import describe, load_subject, takes
@@ -92,7 +92,7 @@ def record(
     floor: Sequence[str] | None = None,
     attn_implementation: str = "eager",
     trust_remote_code: bool = False,
-    mode: str = "jit",
+    mode: Literal["jit", "eager"] = "jit",
     exact: bool = False,
     framework: str | None = None,
     verify: bool = True,

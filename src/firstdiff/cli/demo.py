@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -48,7 +49,8 @@ def demo(
             progress=step,
         )
     if json:
-        echo_json({"faulty": result.faulty.as_dict(), "right": result.right.as_dict()})
+        both = {"faulty": result.faulty, "right": result.right}
+        echo_json({name: json_module.loads(found.to_json()) for name, found in both.items()})
     elif keep:
         typer.echo(
             f"\nThe checkpoint and the three traces are in {keep}; look into one: firstdiff show {keep}/ref.h5"
