@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
@@ -22,6 +22,9 @@ from firstdiff.diff import diff
 from firstdiff.diff.layout import identity
 from firstdiff.diff.measure import Side, measure
 from firstdiff.traces import Header, Key, Trace, TraceWriter, open_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHAPE = (1, 512, 2816)
 INPUT = np.arange(512)[None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,9 @@ from firstdiff.diff.align import Alignment, align
 from firstdiff.diff.mapping import read_map, substitute
 from firstdiff.traces.errors import OptionError
 from firstdiff.traces.schema import Activation, Key
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LEAVES = [
     "self_attn.q_proj",
@@ -210,6 +213,25 @@ def test_other_methods_are_other_modules() -> None:
     port = tensors("embed", method="__call__")
     found = align(reference, port)
     assert [pair.reference.key.method for pair in found.pairs] == ["forward"]
+
+
+def test_a_tied_head() -> None:
+    reference = tensors("embed_tokens", ("lm_head", "output", "", "4,50"))
+    port = tensors("embed_tokens") + tensors(
+        ("embed_tokens", "output", "", "4,50"), method="attend"
+    )
+    found = align(reference, port)
+    assert paths(found) == {"embed_tokens": "embed_tokens", "lm_head": "embed_tokens"}
+    assert [pair.evidence for pair in found.pairs] == ["name", "alias"]
+    assert len(align(port, reference).pairs) == 2
+
+
+def test_results_of_other_names_and_sizes_are_no_pair() -> None:
+    found = align(
+        tensors(("model", "output", "last_hidden_state", "4,8")),
+        tensors(("model", "output", "logits", "4,50")),
+    )
+    assert [u.side for u in found.unmatched] == ["reference", "port"]
 
 
 def test_what_is_left_over_has_its_best_candidate() -> None:

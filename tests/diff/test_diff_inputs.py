@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +11,9 @@ from firstdiff.diff.inputs import InputCheck, check_inputs
 from firstdiff.traces import Header, TraceWriter, open_trace
 from firstdiff.traces.dtypes import storage
 from firstdiff.traces.errors import InputMismatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 IDS = np.array([[5, 6, 7, 8], [1, 2, 3, 4]])
 MASK = np.array([[0, 0, 1, 1], [1, 1, 1, 1]])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from firstdiff.diff.inference import can_help, choose_layout
 from firstdiff.diff.layout import broadcast, candidates, identity
-from firstdiff.diff.measure import Side
+from firstdiff.diff.measure import Side, measure
 from firstdiff.traces.schema import Digest
 
 SHAPES = st.lists(st.integers(1, 5), min_size=1, max_size=5).map(tuple)
@@ -134,10 +134,18 @@ def test_no_layout_helps_when_the_root_mean_squares_differ() -> None:
 def test_masks_may_lack_axes() -> None:
     layout = broadcast((2, 1, 5, 5), (5, 5))
     assert layout is not None
-    assert layout.words == "broadcast (2,1,5,5) from (5,5)"
+    assert layout.words == "broadcast (5,5) against (2,1,5,5)"
     assert layout.port(np.eye(5)).shape == (2, 1, 5, 5)
     assert broadcast((2, 5), (3, 5)) is None
-    assert broadcast((5,), (2, 5)) is None
+    assert broadcast((2, 5), (2, 1)) is not None
+    assert broadcast((2, 1), (1, 5)) is None
+
+
+def test_the_reference_may_keep_one_row_for_all() -> None:
+    layout = broadcast((1, 4), (3, 4))
+    assert layout is not None
+    found = measure(*sides(np.arange(4.0)[None], np.arange(12.0).reshape(3, 4)), layout)
+    assert (found.worst, found.count) == ((2, 0), 12)
 
 
 def test_the_identity_says_nothing() -> None:

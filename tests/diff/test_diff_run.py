@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,8 @@ from firstdiff.traces import open_trace
 from firstdiff.traces.errors import InputMismatch, OptionError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Maker
 
 LAYERS = 3
@@ -207,6 +208,18 @@ def test_layouts_are_said_aloud(maker: Maker) -> None:
     )
     assert words["layers.0.self_attn.v_proj"] == "heads split (2,12,4,8) from (2,12,32)"
     assert result.counts.layouts == {"heads split and transposed": 6, "heads split": 3}
+
+
+def test_one_row_for_all_batch_rows(maker: Maker) -> None:
+    taps = maker.taps(other_order=True)
+    for tap in taps:
+        if tap.path == "model.rotary_emb" or "position_embeddings" in tap.leaf:
+            tap.value, tap.same_as = tap.value[:1], None
+    result = diff(maker.reference(), maker.write("p.h5", taps, as_port=True))
+    assert result.counts.agree == 97
+    taps[5].value = taps[5].value * np.float32(1.1)
+    result = diff(maker.reference(), maker.write("p.h5", taps, as_port=True))
+    assert [row.verdict.kind for row in result.rows if row.healed] == ["shape"]
 
 
 def test_a_shape_that_does_not_fit(maker: Maker) -> None:

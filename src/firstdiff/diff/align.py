@@ -13,6 +13,7 @@ from firstdiff.diff.matchers import (
     match_names,
     match_only_candidates,
     match_roots,
+    match_tied_heads,
 )
 from firstdiff.diff.modules import Evidence, Matcher, ModulePair, modules_of, run_matchers
 
@@ -25,6 +26,7 @@ DEFAULT_MATCHERS: tuple[Matcher, ...] = (
     match_roots,
     match_names,
     match_aliases,
+    match_tied_heads,
     match_only_candidates,
 )
 """In order of evidence, after the user's map."""

@@ -85,7 +85,7 @@ class Comparison:
     def _floats(self, pair: Pair, name: str) -> Row:
         fitting = candidates(pair.reference.shape, pair.port.shape)
         if not fitting:
-            return Row(name, judge_shapes(pair.reference, pair.port), pair)
+            return self._broadcast(pair, name)
         ours, theirs = self._sides(pair)
         layout = fitting[0]
         found = self._measure(ours, theirs, layout)
@@ -101,6 +101,17 @@ class Comparison:
                     layout, found = better, rearranged
         verdict = judge(found, floor, pair.reference, pair.port)
         return Row(name, verdict, pair, layout=layout, measurement=found, floor=floor)
+
+    def _broadcast(self, pair: Pair, name: str) -> Row:
+        """Floats of different sizes: one row for all on one side, or a wrong shape."""
+        layout = broadcast(pair.reference.shape, pair.port.shape)
+        if layout is not None:
+            found = self._measure(*self._sides(pair), layout)
+            floor = self._floor(pair, found)
+            verdict = judge(found, floor, pair.reference, pair.port)
+            if not verdict.bad:
+                return Row(name, verdict, pair, layout=layout, measurement=found, floor=floor)
+        return Row(name, judge_shapes(pair.reference, pair.port), pair)
 
     def _exact(self, pair: Pair, name: str, *, mixed: bool) -> Row:
         """Integers and booleans, or an integer against a float (``mixed``)."""

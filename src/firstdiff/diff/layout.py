@@ -29,9 +29,9 @@ class Layout:
     kind: LayoutKind
     """What it takes."""
     reference_shape: Shape
-    """The reference's own shape."""
+    """The reference's own shape; the common one when either side is repeated."""
     shape: Shape
-    """The shape in which both are compared; `prod(shape)` is the size of the reference's tensor."""
+    """The shape in which both are compared; its elements are in the reference's flat order."""
     own_shape: Shape
     """The port's own shape."""
     port_shape: Shape
@@ -48,7 +48,11 @@ class Layout:
 
     def reference(self, value: np.ndarray) -> np.ndarray:
         """The reference's tensor as a view of ``shape``."""
-        return value.reshape(self.shape)
+        return (
+            np.broadcast_to(value, self.shape)
+            if self.kind == "broadcast"
+            else value.reshape(self.shape)
+        )
 
     def port(self, value: np.ndarray) -> np.ndarray:
         """The port's tensor as a view of ``shape``; not contiguous when axes are permuted."""
@@ -62,16 +66,19 @@ def identity(shape: Shape) -> Layout:
 
 
 def broadcast(reference: Shape, port: Shape) -> Layout | None:
-    """The port's tensor repeated to the reference's shape (masks lack axes that are all alike), or None."""
+    """One side repeated to the other's shape, along axes that it lacks or has once, or None.
+
+    Masks, positions and rotary tables are often kept for one batch row where all are alike.
+    """
     try:
-        fits = np.broadcast_shapes(reference, port) == reference
+        shape = np.broadcast_shapes(reference, port)
     except ValueError:
         return None
-    if not fits:
+    if shape not in (reference, port):
         return None
-    padded = (1,) * (len(reference) - len(port)) + port
-    words = f"broadcast {show(reference)} from {show(port)}"
-    return Layout("broadcast", reference, reference, port, padded, tuple(range(len(padded))), words)
+    padded = (1,) * (len(shape) - len(port)) + port
+    words = f"broadcast {show(port)} against {show(reference)}"
+    return Layout("broadcast", shape, shape, port, padded, tuple(range(len(padded))), words)
 
 
 def candidates(reference: Shape, port: Shape) -> tuple[Layout, ...]:

@@ -51,7 +51,9 @@ def _pair_slot(left: list[Activation], right: list[Activation]) -> Iterator[Leaf
             left.remove(one)
             right.remove(other)
             yield one, other, "name"
-    if len(left) == len(right) == 1 and (single or _alike(left[0], right[0])):
+    if len(left) == len(right) == 1 and (
+        (single and _may_be(left[0], right[0])) or _alike(left[0], right[0])
+    ):
         yield left.pop(), right.pop(), "single" if single else "position"
     for one in list(left):
         match = next((other for other in right if _alike(one, other)), None)
@@ -59,6 +61,11 @@ def _pair_slot(left: list[Activation], right: list[Activation]) -> Iterator[Leaf
             left.remove(one)
             right.remove(match)
             yield one, match, "position"
+
+
+def _may_be(one: Activation, other: Activation) -> bool:
+    """Whether two lone tensors are the same: not `last_hidden_state` and `logits` of other sizes."""
+    return not (one.key.leaf and other.key.leaf and one.key.site == "output") or _alike(one, other)
 
 
 def _alike(one: Activation, other: Activation) -> bool:

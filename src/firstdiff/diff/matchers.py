@@ -55,6 +55,23 @@ def match_aliases(
     return match_readings(reference, port, readings, "alias", pairs)
 
 
+def match_tied_heads(
+    reference: Sequence[Module], port: Sequence[Module], _pairs: Sequence[ModulePair]
+) -> list[ModulePair]:
+    """A head of one side and the `attend` method of the other's embedding: how JAX spells a head with tied weights."""
+    made = []
+    for heads, embeddings, swap in ((reference, port, False), (port, reference, True)):
+        head = [
+            m
+            for m in heads
+            if m.method == "call" and any(r[-1:] == ("head",) for r in readings(m.path))
+        ]
+        tied = [module for module in embeddings if module.method == "attend"]
+        if len(head) == len(tied) == 1 and _plausible(head[0], tied[0]):
+            made.append(ModulePair(*((tied[0], head[0]) if swap else (head[0], tied[0])), "alias"))
+    return made
+
+
 def match_only_candidates(
     reference: Sequence[Module], port: Sequence[Module], pairs: Sequence[ModulePair]
 ) -> list[ModulePair]:

@@ -133,9 +133,14 @@ def _ranges(items: Sequence[str]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def by_kind(rows: Iterable[Row]) -> list[str]:
-    """Names of ``rows`` with equal modules of all layers as one: `layers.{0-27}.mlp.act_fn`."""
-    groups: dict[str, list[str]] = {}
+def by_kind(rows: Iterable[Row], beside: Iterable[Row] = ()) -> list[str]:
+    """Names of ``rows`` with equal modules of all layers as one: `layers.{0-27}.mlp.act_fn`.
+
+    A module that is also among the rows ``beside`` is named with the activation that is meant.
+    """
+    known = {row.name for row in beside}
+    groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        groups.setdefault(re.sub(r"\.\d+(?=\.|$)", ".#", row.name), []).append(row.name)
-    return [title(list(dict.fromkeys(names))) for names in groups.values()]
+        label = f" {row.label}" if row.name in known else ""
+        groups.setdefault((re.sub(r"\.\d+(?=\.|$)", ".#", row.name), label), []).append(row.name)
+    return [title(list(dict.fromkeys(names))) + label for (_, label), names in groups.items()]

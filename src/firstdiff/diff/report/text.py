@@ -158,10 +158,12 @@ def _without_effect(result: Diff) -> Iterator[Text]:
 
 
 def _unmatched(result: Diff) -> Iterator[Text]:
+    paired = [row for row in result.rows if row.side == "both"]
     for side, words in (("reference", "Missing in the port"), ("port", "Extra in the port")):
         rows = [row for row in result.rows if row.side == side]
+        plural = "" if len(rows) == 1 else "s"
         if rows:
-            yield Text(f"{words}: {len(rows)} activations: {_list(by_kind(rows))}.")
+            yield Text(f"{words}: {len(rows)} activation{plural}: {_list(by_kind(rows, paired))}.")
 
 
 def _list(names: list[str]) -> str:
