@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from firstdiff.traces import Header, TraceWriter
 from firstdiff.traces.errors import OptionError
@@ -16,7 +16,7 @@ from firstdiff.traces.errors import OptionError
 if TYPE_CHECKING:
     from firstdiff.inputs import Inputs
     from firstdiff.models.subject import Subject
-    from firstdiff.tracer.events import Event
+    from firstdiff.tracer.events import Event, Sink
     from firstdiff.tracer.selection import Selection
 
 
@@ -28,7 +28,7 @@ class Plan:
     """Which activations are kept."""
     verify: bool = True
     """Whether the output is compared with that of a plain run."""
-    mode: str = "jit"
+    mode: Literal["jit", "eager"] = "jit"
     """`jit` or `eager`, for JAX."""
     exact: bool = False
     """Compile JAX without excess precision."""
@@ -86,6 +86,23 @@ def record_torch(
             selection=plan.selection,
             progress=plan.progress,
         )
+        if not plan.digest:
+            from firstdiff.tracer.local_floor import record_local_floors
+
+            local, more = record_local_floors(
+                subject.model,
+                subject.call,
+                tensors(),
+                writer=writer,
+                dtypes=tuple(dict.fromkeys(wanted)),
+                selection=plan.selection,
+                progress=plan.progress,
+            )
+            floors = {
+                d: floors.get(d, {}) | ({"local": "float64"} if d in local else {})
+                for d in {**floors, **dict.fromkeys(local)}
+            }
+            notes = (*notes, *more)
     made = _torch_header(header, subject, done)
     return replace(made, notes=(*made.notes, *notes), extra={**made.extra, "floors": floors})
 
@@ -169,7 +186,7 @@ def record_jax(
     )
 
 
-def event_writer(writer: TraceWriter) -> Callable[[Event], None]:
+def event_writer(writer: TraceWriter) -> Sink:
     """A sink that writes each event to ``writer`` before it returns."""
 
     def write(event: Event) -> None:

@@ -173,7 +173,7 @@ def _measure(
     selection: Selection,
 ) -> np.ndarray | str:
     """Rows of the floor of ``dtype``, or why there are none."""
-    comparison = Comparison(golden, orders, _padding(inputs))
+    comparison = Comparison(golden, orders, padding_of(inputs))
     failure = _run_in(model, call, inputs, dtype, comparison, selection)
     return failure if failure is not None else comparison.rows()
 
@@ -201,7 +201,8 @@ def _run_in(
     return None
 
 
-def _padding(inputs: Mapping[str, Any]) -> np.ndarray | None:
+def padding_of(inputs: Mapping[str, Any]) -> np.ndarray | None:
+    """The padding mask of torch ``inputs`` by keyword, as `padding_mask` gives it."""
     mask = inputs.get("attention_mask")
     if not isinstance(mask, torch.Tensor):
         return None

@@ -62,7 +62,7 @@ def _parameters_as(model: nn.Module, target: torch.dtype) -> Iterator[None]:
             if parameter.is_floating_point() or parameter.is_complex():
                 dtype = torch.float32 if kept(name) else target
                 originals.append((parameter, parameter.data))
-                parameter.data = _cast(parameter.data, dtype)
+                parameter.data = cast(parameter.data, dtype)
         yield
     finally:
         for parameter, data in originals:
@@ -79,7 +79,7 @@ def _kept_in_float32(model: nn.Module, target: torch.dtype) -> Callable[[str], b
     return lambda path: any(f".{name}." in f".{path}." for name in names)
 
 
-def _cast(tensor: torch.Tensor, target: torch.dtype) -> torch.Tensor:
+def cast(tensor: torch.Tensor, target: torch.dtype) -> torch.Tensor:
     """``tensor`` as ``target`` (complex as its complex kind), values beyond its range at its ends,
     not infinite.
 
@@ -106,7 +106,7 @@ def _cast_buffers(model: nn.Module, target: torch.dtype) -> None:
                 continue
             loaded = name not in module._non_persistent_buffers_set
             if loaded or torch.finfo(buffer.dtype).eps > torch.finfo(target).eps:
-                module._buffers[name] = _cast(buffer, target)
+                module._buffers[name] = cast(buffer, target)
 
 
 def _widen_state(model: nn.Module) -> None:
@@ -117,7 +117,7 @@ def _widen_state(model: nn.Module) -> None:
         for holder in (module._buffers, module.__dict__):
             for name, value in holder.items():
                 if isinstance(value, torch.Tensor):
-                    holder[name] = _cast(value, torch.float64)
+                    holder[name] = cast(value, torch.float64)
         for name, table in _rebuilt_tables(module).items():
             module._buffers[name] = table
 
@@ -174,7 +174,7 @@ def inputs_as(inputs: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def _input_as(value: Any, target: torch.dtype) -> Any:
     if isinstance(value, torch.Tensor):
-        return _cast(value.detach().clone(), target)
+        return cast(value.detach().clone(), target)
     if type(value) in (list, tuple):
         return type(value)(_input_as(member, target) for member in value)
     if type(value) is dict:
@@ -184,5 +184,5 @@ def _input_as(value: Any, target: torch.dtype) -> Any:
         for layer in getattr(value, "layers", ()):
             for name, state in vars(layer).items():
                 if isinstance(state, torch.Tensor):
-                    setattr(layer, name, _cast(state, target))
+                    setattr(layer, name, cast(state, target))
     return value

@@ -1,0 +1,155 @@
+"""Root mean squares of an error by whole tensor, token row and channel, and the tables that keep them.
+
+On the ground floor, because local floors are measured by the tracer and read by the differ, and both must
+cut a tensor the same way: a row is a place along every axis but the last, a column a place along the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+TABLE = np.dtype(
+    [
+        ("order", "<i8"),
+        ("rms", "<f8"),
+        ("count", "<i8"),
+        ("first", "<i8"),
+        ("rows", "<i8"),
+        ("columns", "<i8"),
+    ]
+)
+"""One row an activation: its order, rms over ``count`` elements, and where its groups lie in the companion table."""
+GROUPS = np.dtype([("rms", "<f4")])
+"""The companion: root mean squares of all rows, then of all columns, of one activation after the other."""
+SMALLEST_GROUP = 16
+"""Rows or columns of fewer elements are no groups: the rms of so few is not steady."""
+_FILL = 1e37
+"""Larger values fill a mask (the lowest number of a dtype): they differ by dtype, not by rounding."""
+_PIECE = 1 << 20
+_NONE = np.zeros(0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Root mean squares of one quantity over one tensor, over real tokens with finite values."""
+
+    rms: float
+    """Over the whole tensor; 0 when nothing counts."""
+    count: int
+    """Elements that count."""
+    rows: np.ndarray
+    """float64[rows], 0 where nothing counts; empty when the tensor has no rows of `SMALLEST_GROUP` elements."""
+    columns: np.ndarray
+    """float64[columns], likewise."""
+
+    @property
+    def whole(self) -> Spread:
+        """The same without groups."""
+        return Spread(self.rms, self.count, _NONE, _NONE)
+
+
+def spreads(
+    value: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None
+) -> tuple[Spread, Spread]:
+    """The spreads of ``value - truth`` and of ``truth``, two arrays of one shape, in float64.
+
+    ``valid`` is a bool array that broadcasts to the shape (`padding.valid_elements`), None for all. Elements
+    that are not finite in ``value`` or fill a mask in ``truth`` do not count. Works in pieces of bounded size.
+    """
+    width = max(truth.shape[-1], 1) if truth.ndim else 1
+    ours, theirs = truth.reshape(-1, width), value.reshape(-1, width)
+    use = None if valid is None else np.broadcast_to(valid, truth.shape).reshape(-1, width)
+    sums = _Sums(len(ours), width)
+    step = max(1, _PIECE // width)
+    for start in range(0, len(ours), step):
+        piece = slice(start, start + step)
+        sums.add(piece, theirs[piece], ours[piece], None if use is None else use[piece])
+    return sums.spread(0), sums.spread(1)
+
+
+class _Sums:
+    """Sums of squares of the error (0) and the truth (1), by row and column."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.rows, self.columns = np.zeros((2, rows)), np.zeros((2, columns))
+        self.row_counts, self.column_counts = np.zeros(rows), np.zeros(columns)
+
+    def add(self, piece: slice, x: np.ndarray, y: np.ndarray, valid: np.ndarray | None) -> None:
+        kind = np.complex128 if np.iscomplexobj(x) or np.iscomplexobj(y) else np.float64
+        x, y = x.astype(kind), y.astype(kind)
+        use = np.isfinite(x) & (np.abs(y) < _FILL)  # false for NaN and infinity as well
+        if valid is not None:
+            use &= valid
+        x, y = np.where(use, x, 0), np.where(use, y, 0)
+        for number, squares in enumerate((np.abs(x - y) ** 2, np.abs(y) ** 2)):
+            self.rows[number, piece] = squares.sum(1)
+            self.columns[number] += squares.sum(0)
+        self.row_counts[piece] = use.sum(1)
+        self.column_counts += use.sum(0)
+
+    def spread(self, number: int) -> Spread:
+        count = int(self.row_counts.sum())
+        rms = float(np.sqrt(self.rows[number].sum() / count)) if count else 0.0
+        rows, columns = len(self.row_counts), len(self.column_counts)
+        return Spread(
+            rms,
+            count,
+            _root(self.rows[number], self.row_counts)
+            if columns >= SMALLEST_GROUP and rows > 1
+            else _NONE,
+            _root(self.columns[number], self.column_counts)
+            if rows >= SMALLEST_GROUP and columns > 1
+            else _NONE,
+        )
+
+
+def _root(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    return np.asarray(np.sqrt(sums / np.maximum(counts, 1)))
+
+
+def to_tables(found: Mapping[int, Spread]) -> tuple[np.ndarray, np.ndarray]:
+    """(dtype `TABLE`, dtype `GROUPS`) of spreads by the activation's order. Groups of zeros are left out."""
+    rows, groups, first = [], [], 0
+    for order, spread in sorted(found.items()):
+        kept = spread if spread.rms else spread.whole
+        rows.append(
+            (order, kept.rms, kept.count, first, len(kept.rows), len(kept.columns)),
+        )
+        groups += [kept.rows, kept.columns]
+        first += len(kept.rows) + len(kept.columns)
+    flat = np.concatenate(groups) if groups else _NONE
+    companion = np.zeros(len(flat), GROUPS)
+    companion["rms"] = flat
+    return np.array(rows, TABLE), companion
+
+
+def from_tables(rows: np.ndarray, groups: np.ndarray) -> dict[int, Spread]:
+    """The spreads that `to_tables` wrote, by order; what points outside the companion loses its groups."""
+    values = groups["rms"]
+    return {int(row["order"]): _read(row, values) for row in rows}
+
+
+def _read(row: np.void, values: np.ndarray) -> Spread:
+    first, middle = int(row["first"]), int(row["first"] + row["rows"])
+    last = middle + int(row["columns"])
+    whole = Spread(float(row["rms"]), int(row["count"]), _NONE, _NONE)
+    if not 0 <= first <= middle <= last <= len(values):
+        return whole
+    return Spread(
+        whole.rms,
+        whole.count,
+        values[first:middle].astype(np.float64),
+        values[middle:last].astype(np.float64),
+    )
+
+
+def names(dtype: str) -> tuple[str, str]:
+    """Names of the two tables of ``dtype``; `conditioning` is the one for perturbed inputs."""
+    return f"floor/local/{dtype}", f"floor/groups/{dtype}"
+
+
+CONDITIONING = "conditioning"
+"""In place of a dtype: the spread of float64 results when inputs move by a few ulp."""
