@@ -36,7 +36,7 @@ from firstdiff.tracer.jax.reap import (
     wanted_slots,
 )
 from firstdiff.tracer.jax.schedule import WHOLE_CALL, schedule
-from firstdiff.tracer.jax.tap import TapKey, new_serial, tap_tree
+from firstdiff.tracer.jax.tap import Capturing, TapKey, new_serial, tap_tree
 from firstdiff.tracer.selection import Selection
 from firstdiff.traces.errors import CaptureError, FirstdiffError, OptionError, SubjectError
 
@@ -178,8 +178,13 @@ class Recording:
         return self._traced(self._fronts, fed)
 
     def _traced(self, fronts: Sequence[FrontEnd], fed: Split) -> Program:
+        first = Capturing()
+        program = self._traced_once(fronts, fed, first)
+        return self._traced_once(fronts, fed, Capturing(scoped=True)) if first.relative else program
+
+    def _traced_once(self, fronts: Sequence[FrontEnd], fed: Split, marker: Capturing) -> Program:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(compat.capturing((object(), "")))
+            stack.enter_context(compat.capturing((marker, "")))
             tapped = self.model
             for front in fronts:
                 tapped = stack.enter_context(front.installed(tapped))

@@ -97,11 +97,28 @@ def tap(name: str, value: T) -> T:
     iteration (`layers.{}.mlp`); without it the place is found from the other taps of the body.
     Outside a capture this returns ``value`` itself and adds nothing to a traced program.
     """
-    if compat.capture_token() is None:
+    token = compat.capture_token()
+    if token is None:
         return value
     prefix = _scope.get()
+    marker = token[0]
+    if prefix and isinstance(marker, Capturing):
+        marker.relative = True
     path = f"{prefix}.{name}" if prefix and name else prefix or name
     return tap_tree(value, TapKey(path, "output", serial=new_serial()))
+
+
+class Capturing:
+    """One tracing of a model; the first half of its capture token.
+
+    JAX caches the trace of a jitted function, with the names of the taps in it. A helper that taps under a name
+    relative to its caller must therefore be traced for every caller, which takes time; so a model is traced
+    without that first, and again, ``scoped``, when `relative` turned out true.
+    """
+
+    def __init__(self, *, scoped: bool = False) -> None:
+        self.scoped = scoped
+        self.relative = False
 
 
 def new_serial() -> int:
@@ -119,8 +136,9 @@ def scope(path: str) -> Iterator[None]:
         yield
         return
     reset = _scope.set(path)
+    shared = isinstance(token[0], Capturing) and not token[0].scoped
     try:
-        with compat.capturing((token[0], path)):
+        with contextlib.nullcontext() if shared else compat.capturing((token[0], path)):
             yield
     finally:
         _scope.reset(reset)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
@@ -98,18 +99,25 @@ class Walk:
     def concerns(self, address: Address, put: Put) -> bool:
         """Whether anything is taken or put at or below ``address``."""
         depth = len(address)
-        return (
-            any(slot.scope[:depth] == address for slot in self.slots)
-            or any(place[:depth] == address for place in put)
-            or self.count_number(address) is not None
-        )
+        return address in self._concerned or any(place[:depth] == address for place in put)
+
+    @cached_property
+    def _concerned(self) -> frozenset[Address]:
+        """Every address at or below which something is taken."""
+        places = [*(slot.scope for slot in self.slots), *self._counts]
+        return frozenset(place[:end] for place in places for end in range(len(place) + 1))
+
+    @cached_property
+    def _counts(self) -> dict[Address, int]:
+        return {
+            (*slot.scope, slot.var): number
+            for number, slot in enumerate(self.slots)
+            if isinstance(slot.var, int)
+        }
 
     def count_number(self, address: Address) -> int | None:
         """Number of the slot that takes the trip count of the while loop at ``address``."""
-        for number, slot in enumerate(self.slots):
-            if isinstance(slot.var, int) and (*slot.scope, slot.var) == address:
-                return number
-        return None
+        return self._counts.get(address)
 
     def closed(
         self, closed: ClosedJaxpr, arguments: Sequence[Any], scope: Address, put: Put
