@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def printed(result: Diff, width: int = 120, **options: bool) -> list[str]:
+    """What is printed, but for the warnings about these short inputs."""
     out = io.StringIO()
+    result = replace(result, warnings=())
     print_diff(result, console=Console(file=out, width=width, highlight=False), **options)
     return [line.rstrip() for line in out.getvalue().splitlines()]
 

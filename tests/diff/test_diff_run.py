@@ -131,6 +131,19 @@ def test_the_right_value_passed_to_the_wrong_place(maker: Maker) -> None:
     )
 
 
+def test_a_stack_is_no_place(maker: Maker) -> None:
+    taps = maker.taps("rope", other_order=True)
+    for tap in taps:
+        if tap.path == "model.layers.0" and tap.site == "input":
+            tap.value, tap.same_as = tap.value * np.float32(1.5), None
+    result = diff(maker.reference(), maker.write("w.h5", taps, as_port=True))
+    assert result.finding is not None
+    assert result.finding.sentence == (
+        "inside the model, where layers.0 is called: the reference passes on the result of embed_tokens, "
+        "which agrees, the port something else."
+    )
+
+
 def test_a_value_passed_on_is_one_finding(maker: Maker) -> None:
     result = diff(maker.reference(), maker.port("gelu"))
     assert result.first is not None

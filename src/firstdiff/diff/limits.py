@@ -41,7 +41,9 @@ def _window(config: Mapping[str, Any]) -> int | None:
     if config.get("use_sliding_window") is False:
         return None
     kinds = config.get("layer_types")
-    if isinstance(kinds, list) and not any("sliding" in str(k) or "chunked" in str(k) for k in kinds):
+    if isinstance(kinds, list) and not any(
+        "sliding" in str(k) or "chunked" in str(k) for k in kinds
+    ):
         return None
     found = [_number(config.get(name)) for name in ("sliding_window", "attention_chunk_size")]
     return min((size for size in found if size), default=None)

@@ -64,11 +64,17 @@ def _place(first: Row, rows: Sequence[Row]) -> Finding:
         return Finding(order, kind, "inside", first.name, after=_leading(first, first.name, rows))
     if not first.name:
         return Finding(order, kind, "input", "")
-    region = first.name.rpartition(".")[0]
+    region = _around(first.name)
     source = _carried(first, rows)
     if source is not None:
         return Finding(order, kind, "wiring", region, (source.name,), first.name)
     return Finding(order, kind, "between", region, _leading(first, region, rows), first.name)
+
+
+def _around(name: str) -> str:
+    """The module around ``name``; a stack such as `layers` is none."""
+    region, _, own = name.rpartition(".")
+    return region.rpartition(".")[0] if own.isdigit() else region
 
 
 def _kind(row: Row) -> FindingKind:

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from firstdiff.diff.explain import Explanation
     from firstdiff.diff.inputs import InputCheck
     from firstdiff.diff.locate import Finding
     from firstdiff.diff.row import Row
+    from firstdiff.diff.vacuity import Vacuity
     from firstdiff.traces.schema import Header
 
 
@@ -86,10 +88,14 @@ class Diff:
     """The verdict in one sentence."""
     notes: tuple[str, ...] = ()
     """Sentences for people, from both traces and from this comparison."""
+    warnings: tuple[Vacuity, ...] = ()
+    """What these inputs and weights cannot reveal, agreement or not."""
     weights: str = ""
     """Result of the comparison of the weights, when one was made."""
     cause: str = ""
     """Likely cause of the finding, when one was found."""
+    explanation: Explanation | None = None
+    """Why the first divergence diverges, certain or not; None without one, or where no elements were kept."""
     other_faults: str = ""
     """What a replay said about further faults, when there was one."""
 

@@ -40,7 +40,11 @@ def _is_attention(activation: Activation, grid: tuple[int, ...]) -> bool:
     """Probabilities [rows, heads, tokens, tokens], each row of which sums to one."""
     rows, tokens = grid
     shape, digest = activation.shape, activation.digest
-    if len(shape) != 4 or (shape[0], shape[2], shape[3]) != (rows, tokens, tokens) or digest is None:
+    if (
+        len(shape) != 4
+        or (shape[0], shape[2], shape[3]) != (rows, tokens, tokens)
+        or digest is None
+    ):
         return False
     if activation.key.site != "output" or not unit_roundoff(activation.dtype):
         return False
@@ -55,7 +59,11 @@ def _squares(activation: Activation) -> float:
 
 def _uniform_squares(real: np.ndarray, causal: bool) -> float:
     """Sum over the queries of 1/(visible keys); a query that sees nothing is uniform over all keys."""
-    visible = np.cumsum(real, axis=1) if causal else np.repeat(real.sum(axis=1, keepdims=True), real.shape[1], 1)
+    visible = (
+        np.cumsum(real, axis=1)
+        if causal
+        else np.repeat(real.sum(axis=1, keepdims=True), real.shape[1], 1)
+    )
     return float((1 / np.where(visible > 0, visible, real.shape[1])).sum())
 
 
@@ -99,7 +107,9 @@ def _neutral(trace: Trace, output: Activation) -> bool:
     )  # fmt: skip
     if given is None or given.place is None or output.place is None:
         return False
-    x, y = (trace.values(a).reshape(-1, a.shape[-1])[-1].astype(np.float64) for a in (given, output))
+    x, y = (
+        trace.values(a).reshape(-1, a.shape[-1])[-1].astype(np.float64) for a in (given, output)
+    )
     spread = 64 * unit_roundoff(output.dtype) + 1e-3
     return any(_proportional(centred, y, spread) for centred in (x, x - x.mean()))
 

@@ -85,7 +85,9 @@ class _View:
     def remedy(self) -> str:
         """The command that makes inputs which reveal more."""
         subject = self.trace.header.subject
-        return f"firstdiff prompt {subject if subject.startswith('hf:') else 'SUBJECT'} -o inputs.npz"
+        return (
+            f"firstdiff prompt {subject if subject.startswith('hf:') else 'SUBJECT'} -o inputs.npz"
+        )
 
 
 def _of_length(view: _View) -> Iterator[tuple[str, str]]:

@@ -123,12 +123,15 @@ def _worst(found: Measurement) -> str:
 
 def _paragraphs(result: Diff) -> Iterator[Text]:
     """What is said below the rows."""
+    yield from (Text(f"Warning: {warning.sentence}", "yellow") for warning in result.warnings)
     style = "bold red" if result.finding is not None else "bold green"
     yield Text(result.summary, style)
     if result.finding is not None:
         yield from _finding(result)
     if result.cause:
         yield Text(f"Likely cause: {result.cause}")
+    elif result.explanation is not None:
+        yield Text(f"Cause: {result.explanation.sentence}")
     yield from _without_effect(result)
     yield from _unmatched(result)
     if result.other_faults:

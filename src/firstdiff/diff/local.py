@@ -1,0 +1,126 @@
+"""Local floors, and the score of an error that was made between one tap and the next.
+
+Apart from `floor.py`, whose free floors cover everything since the inputs. The rule: an error is judged as a
+whole, by token row and by channel, against
+
+    noise = sqrt(max(rms(nat), kappa rms(y))^2 + rms(cond)^2), at least u/4 rms(y);
+
+nat is the reference's own rounding at that tap when every input is given, kappa the median of rms(nat)/rms(y)
+over the groups, cond the effect of moving the inputs by a few ulp, u the unit roundoff of the port's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from firstdiff.diff.floor import TINY
+from firstdiff.traces.dtypes import unit_roundoff
+from firstdiff.traces.spread import CONDITIONING, Spread, from_tables, names
+
+if TYPE_CHECKING:
+    from firstdiff.traces import Trace
+    from firstdiff.traces.schema import Activation
+
+_NOTHING = Spread(0.0, 0, np.zeros(0), np.zeros(0))
+_SPECK = 1e-6
+"""Groups that are zero in the reference may differ by this share of u times the whole tensor's rms."""
+
+
+@dataclass(frozen=True)
+class LocalFloor:
+    """What rounding does at one tap."""
+
+    unit: float
+    """Unit roundoff of the port's dtype."""
+    native: Spread = _NOTHING
+    """Rounding of the reference in the port's dtype."""
+    conditioning: Spread = _NOTHING
+    """Effect of moving the inputs by a few ulp."""
+    inflation: float = 1.0
+    """Factor on ``native``: sqrt(2) where the error is taken from a value that is rounded alike."""
+
+    def score(self, error: Spread, truth: Spread) -> Score:
+        """The score of an error with spread ``error`` of a tensor with spread ``truth``."""
+        least = self.unit * (0.25 if truth.count >= TINY else 1.0)
+        speck = _SPECK * self.unit * truth.rms
+
+        def ratio(e: np.ndarray, y: np.ndarray, nat: np.ndarray, cond: np.ndarray) -> np.ndarray:
+            own = self._filled(nat, y, self.native.rms, truth.rms)
+            moved = self._filled(cond, y, self.conditioning.rms, truth.rms)
+            relative = own[y > 0] / y[y > 0]
+            kappa = float(np.median(relative)) if relative.size else 0.0
+            noise = np.hypot(self.inflation * np.maximum(own, kappa * y), moved)
+            noise = np.maximum(noise, np.maximum(least * y, speck))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.where(e > 0, e / noise, 0.0)
+
+        native, moved = self.native, self.conditioning
+        whole = ratio(*(np.array([s.rms]) for s in (error, truth, native, moved)))
+        rows = ratio(error.rows, truth.rows, native.rows, moved.rows)
+        columns = ratio(error.columns, truth.columns, native.columns, moved.columns)
+        return Score(float(whole[0]), _largest(rows), _largest(columns))
+
+    @staticmethod
+    def _filled(found: np.ndarray, like: np.ndarray, rms: float, scale: float) -> np.ndarray:
+        """``found``, or the whole tensor's relative figure for every group where none were kept."""
+        if found.shape == like.shape:
+            return found
+        return like * (rms / scale) if scale else np.zeros_like(like)
+
+
+@dataclass(frozen=True)
+class Score:
+    """error / noise, as a whole and for the worst row and column."""
+
+    whole: float
+    """Over the whole tensor."""
+    row: tuple[float, int] | None = None
+    """The worst token row and its place; None without row groups."""
+    column: tuple[float, int] | None = None
+    """The worst channel and its place; None without column groups."""
+
+    @property
+    def largest(self) -> float:
+        """The score."""
+        return max(self.whole, *(found[0] for found in (self.row, self.column) if found), 0.0)
+
+
+def _largest(ratios: np.ndarray) -> tuple[float, int] | None:
+    if not ratios.size:
+        return None
+    worst = int(np.argmax(ratios))
+    return float(ratios[worst]), worst
+
+
+FloorOf = Callable[["Activation"], "LocalFloor | None"]
+"""The local floor at an activation of the reference, None where none was measured."""
+
+
+def recorded_floors(reference: Trace, dtype: str, *, rounded_alike: bool) -> FloorOf | None:
+    """The floors that were recorded with ``reference`` for ports in ``dtype``; None when there are none.
+
+    ``rounded_alike``: the reference's own values have the rounding of ``dtype`` as well.
+    """
+    native, moved = (_table(reference, name) for name in (dtype, CONDITIONING))
+    if native is None:
+        return None
+    plain = LocalFloor(unit_roundoff(dtype), inflation=sqrt(2) if rounded_alike else 1.0)
+
+    def floor_of(activation: Activation) -> LocalFloor | None:
+        found = native.get(activation.order)
+        if found is None:
+            return None
+        cond = (moved or {}).get(activation.order, _NOTHING)
+        return replace(plain, native=found, conditioning=cond)
+
+    return floor_of
+
+
+def _table(trace: Trace, dtype: str) -> dict[int, Spread] | None:
+    rows, groups = (trace.table(name) for name in names(dtype))
+    return None if rows is None or groups is None else from_tables(rows, groups)

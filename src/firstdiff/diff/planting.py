@@ -1,0 +1,164 @@
+"""Values of one trace made ready to be forced into the model of the other: its places, layouts and masks.
+
+Pure arrays: who forces them, and how, is the tracer's business. Works in both directions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from firstdiff.diff.layout import Layout, broadcast, candidates, identity
+from firstdiff.diff.masks import is_mask, truth
+from firstdiff.diff.measure import Side
+from firstdiff.traces.dtypes import unit_roundoff, widen
+
+if TYPE_CHECKING:
+    from firstdiff.diff.align import Pair
+    from firstdiff.diff.row import Row
+    from firstdiff.traces import Trace
+    from firstdiff.traces.schema import Key
+
+Direction = Literal["port", "reference"]
+"""Whose computation the values go into: `port` takes the reference's, `reference` the port's."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One aligned pair of a replay."""
+
+    row: Row
+    """What the free comparison found."""
+    pair: Pair
+    """Its two activations."""
+    layout: Layout
+    """How the port's elements lie on the reference's."""
+    left: str = ""
+    """Why no value is forced here; empty when one is."""
+
+
+@dataclass(frozen=True)
+class Planting:
+    """Where values go, and which."""
+
+    direction: Direction
+    """Whose computation they go into."""
+    taps: tuple[Tap, ...]
+    """Every pair whose layout is known, in the reference's order."""
+    reference: Trace
+    """The reference's trace."""
+    port: Trace
+    """The port's trace."""
+
+    def keys(self) -> dict[Key, Tap]:
+        """The taps that get a value, by the key in the model that gets it."""
+        return {self.taker(tap): tap for tap in self.taps if not tap.left}
+
+    def taker(self, tap: Tap) -> Key:
+        """Key of ``tap`` in the model that gets values."""
+        return (tap.pair.port if self.direction == "port" else tap.pair.reference).key
+
+    def value(self, tap: Tap) -> tuple[np.ndarray, str] | None:
+        """(storage array, logical dtype) to force at ``tap``, in the taker's layout; None where it has none."""
+        ours = Side(self.reference.stored(tap.pair.reference), tap.pair.reference.dtype)
+        theirs = Side(self.port.stored(tap.pair.port), tap.pair.port.dtype)
+        giver, taker = (ours, theirs) if self.direction == "port" else (theirs, ours)
+        if is_mask(tap.pair.reference) and is_mask(tap.pair.port):
+            mask = _as_mask(giver, taker)
+            if mask is not None:
+                giver = mask
+        laid = _laid(giver.stored, tap.layout, self.direction)
+        return None if laid is None else (np.ascontiguousarray(laid), giver.dtype)
+
+    def values(self) -> Iterator[tuple[Key, np.ndarray]]:
+        """Every value to force as numbers (bfloat16 widened), by key."""
+        for key, tap in self.keys().items():
+            found = self.value(tap)
+            if found is not None:
+                yield key, widen(*found)
+
+
+def planting(direction: Direction, rows: Sequence[Row], reference: Trace, port: Trace) -> Planting:
+    """What to force for the paired ``rows`` of a free comparison.
+
+    Left as they are: the model's own inputs and results, values without elements, and floating-point values
+    that differ without effect (the port may keep them in another convention, and what follows reads that).
+    """
+    known = _known_layouts(rows)
+    taps = []
+    for row in rows:
+        if row.pair is None:
+            continue
+        layout = _layout(row, row.pair, known)
+        if layout is not None:
+            taps.append(Tap(row, row.pair, layout, _reason(row, row.pair)))
+    return Planting(direction, tuple(taps), reference, port)
+
+
+def _reason(row: Row, pair: Pair) -> str:
+    floats = [unit_roundoff(a.dtype) > 0 for a in (pair.reference, pair.port)]
+    if not pair.reference.key.path:
+        return "the model's own input or result"
+    if pair.reference.place is None or pair.port.place is None:
+        return "no elements were kept"
+    if row.verdict.kind == "dtype":
+        return "an integer on one side, a float on the other"
+    if row.healed and all(floats) and not is_mask(pair.reference):
+        return "it differs without effect"
+    return ""
+
+
+def _known_layouts(rows: Sequence[Row]) -> dict[tuple[object, object], Layout]:
+    """The layout that most agreeing pairs of two shapes have."""
+    counts: dict[tuple[object, object], Counter[Layout]] = {}
+    for row in rows:
+        if row.layout is not None and row.verdict.kind == "agrees":
+            shapes = row.layout.reference_shape, row.layout.own_shape
+            counts.setdefault(shapes, Counter())[row.layout] += 1
+    return {shapes: found.most_common(1)[0][0] for shapes, found in counts.items()}
+
+
+def _layout(row: Row, pair: Pair, known: dict[tuple[object, object], Layout]) -> Layout | None:
+    """The layout of a pair: its own when it agrees, else what its shapes mean elsewhere, else a guess."""
+    ours, theirs = pair.reference.shape, pair.port.shape
+    if row.layout is not None and row.verdict.kind == "agrees":
+        return row.layout
+    if ours == theirs:
+        return identity(ours)
+    if (ours, theirs) in known:
+        return known[ours, theirs]
+    fitting = candidates(ours, theirs)
+    return row.layout or (fitting[0] if fitting else broadcast(ours, theirs))
+
+
+def _laid(value: np.ndarray, layout: Layout, direction: Direction) -> np.ndarray | None:
+    """``value`` of the giver in the taker's layout; None when the port's shape cannot hold it."""
+    if direction == "reference":
+        return layout.port(value).reshape(layout.reference_shape)
+    value = value.reshape(layout.shape)
+    if layout.kind == "broadcast":
+        kept = tuple(slice(0, 1) if n == 1 else slice(None) for n in layout.port_shape)
+        if not np.array_equal(np.broadcast_to(value[kept], value.shape), value):
+            return None
+        return value[kept].reshape(layout.own_shape)
+    return value.transpose(np.argsort(layout.permutation)).reshape(layout.own_shape)
+
+
+def _as_mask(giver: Side, taker: Side) -> Side | None:
+    """The giver's mask spelled as the taker spells its own: booleans, 0 and 1, or 0 and hugely negative."""
+    seen, own = truth(giver), truth(taker)
+    if seen is None or own is None:
+        return None
+    if not unit_roundoff(taker.dtype):
+        kind = np.bool_ if taker.dtype == "bool" else taker.stored.dtype
+        return Side(seen.astype(kind), taker.dtype)
+    numbers = widen(taker.stored, taker.dtype)
+    if numbers.size and numbers.max() == 1:
+        return Side(seen.astype(np.float32), "float32")
+    hidden = numbers[~own]
+    lowest = hidden[0] if hidden.size else np.finfo(np.float32).min
+    return Side(np.where(seen, 0, lowest).astype(np.float32), "float32")
