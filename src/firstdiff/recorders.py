@@ -204,6 +204,8 @@ def event_writer(writer: TraceWriter) -> Sink:
 
 
 def _torch_header(header: Header, subject: Subject, done: Any) -> Header:
+    from firstdiff.tracer.neutral import neutral_counts
+
     return replace(
         header,
         framework="torch",
@@ -219,6 +221,7 @@ def _torch_header(header: Header, subject: Subject, done: Any) -> Header:
         aliases=done.aliases,
         never_fired=done.never_fired,
         notes=(*header.notes, *done.notes),
+        extra={**header.extra, "neutral": neutral_counts(subject.model)},
     )
 
 
