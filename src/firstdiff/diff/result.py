@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from firstdiff.diff.explain import Explanation
     from firstdiff.diff.inputs import InputCheck
     from firstdiff.diff.locate import Finding
     from firstdiff.diff.row import Row
@@ -93,6 +94,8 @@ class Diff:
     """Result of the comparison of the weights, when one was made."""
     cause: str = ""
     """Likely cause of the finding, when one was found."""
+    explanation: Explanation | None = None
+    """Why the first divergence diverges, certain or not; None without one, or where no elements were kept."""
     other_faults: str = ""
     """What a replay said about further faults, when there was one."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from firstdiff.diff.align import DEFAULT_MATCHERS, Alignment, Unmatched, align
 from firstdiff.diff.compare import Comparison
+from firstdiff.diff.explain import explain
 from firstdiff.diff.floor import Floors, coarser, run_dtype
 from firstdiff.diff.healing import mark_duplicates, mark_healed
 from firstdiff.diff.inputs import InputCheck, check_inputs
@@ -72,7 +73,13 @@ def diff(
         finding = locate(rows)
         if finding is not None:
             finding = _with_pattern(finding, rows, comparison)
-        return _result(ours, theirs, inputs, comparison, alignment, rows, finding)
+        result = _result(ours, theirs, inputs, comparison, alignment, rows, finding)
+        if finding is None:
+            return result
+        progress("explaining")
+        explanation = explain(ours, theirs, rows, finding, padding=comparison.padding)
+        cause = explanation.sentence if explanation is not None and explanation.cause else ""
+        return replace(result, explanation=explanation, cause=cause)
 
 
 def _open(source: Source, stack: ExitStack) -> Trace:

@@ -1,0 +1,210 @@
+"""Why the first wrong tensor is wrong: a cause when one is certain, otherwise hints, each with its evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from firstdiff.diff.explain.activations import activations
+from firstdiff.diff.explain.attention_family import attention
+from firstdiff.diff.explain.embedding import embedding
+from firstdiff.diff.explain.exact import Exact, explain_exact
+from firstdiff.diff.explain.glue import glue
+from firstdiff.diff.explain.linear import linear
+from firstdiff.diff.explain.nonfinite import explain_nonfinite
+from firstdiff.diff.explain.norms import norms
+from firstdiff.diff.explain.rotary import rotary
+from firstdiff.diff.explain.scene import Scene
+from firstdiff.diff.explain.signatures import TIERS
+from firstdiff.diff.explain.structure import Structure, find_structure
+from firstdiff.diff.explain.trial import Trial, decide, hold
+from firstdiff.diff.explain.unrelated import unrelated
+from firstdiff.traces.padding import padding_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from firstdiff.diff.align import Pair
+    from firstdiff.diff.explain.hypothesis import Family, Hypothesis
+    from firstdiff.diff.locate import Finding
+    from firstdiff.diff.row import Row
+    from firstdiff.traces import Trace
+
+FAMILIES: tuple[Family, ...] = (attention, norms, activations, rotary, linear, embedding, glue)
+"""Hypotheses by kind of computation. One more is one more function here."""
+HINTS = 3
+"""Hints given at most."""
+MOST = 1 << 26
+"""Elements beyond which a tensor is not explained: float64 copies of it would not fit."""
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A cause that was not confirmed."""
+
+    cause: str
+    """The class of mistake, a name of `causes.CAUSES`."""
+    words: str
+    """What was applied."""
+    left: float
+    """Error left after it, over the rounding floor."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one tensor is wrong."""
+
+    cause: str | None
+    """The class of mistake, a name of `causes.CAUSES`; None when none is certain."""
+    sentence: str
+    """Cause and evidence for people."""
+    evidence: str
+    """Where the error lies, and what removes it."""
+    before: float | None = None
+    """Error of the tensor, over the rounding floor; None for what is compared exactly."""
+    left: float | None = None
+    """Error left after the cause is applied, over the rounding floor."""
+    hints: tuple[Hint, ...] = ()
+    """Without a cause: what comes closest, the least error left first; at most three, of different causes."""
+    structure: Structure | None = None
+    """The error by position, row, head and channel; None for what is compared exactly."""
+    port_source: str = ""
+    """`file:line` in the port that made the tensor, when it was recorded."""
+    reference_source: str = ""
+    """The same in the reference."""
+
+
+def explain(
+    reference: Trace,
+    port: Trace,
+    rows: Sequence[Row],
+    finding: Finding,
+    *,
+    padding: np.ndarray | None = None,
+) -> Explanation | None:
+    """Why the first divergence of a comparison diverges; None where no elements were kept, or shapes differ.
+
+    ``rows`` and ``finding`` are those of the comparison of ``reference`` and ``port``. ``padding`` is
+    bool[batch, tokens], True at real tokens; None reads it from the reference's inputs.
+    """
+    row = next((r for r in rows if r.side != "port" and r.activation.order == finding.order), None)
+    if row is None:
+        return None
+    if padding is None:
+        padding = padding_mask({name: reference.input_values(name) for name in reference.inputs})
+    return explain_row(reference, port, rows, row, padding, _where(finding))
+
+
+def explain_row(
+    reference: Trace,
+    port: Trace,
+    rows: Sequence[Row],
+    row: Row,
+    padding: np.ndarray | None,
+    where: str = "",
+) -> Explanation | None:
+    """Why ``row``, a divergence or one that healed, is wrong. ``where`` is known about the error, as a phrase."""
+    pair = row.pair
+    if (
+        pair is None
+        or pair.reference.place is None
+        or pair.port.place is None
+        or row.layout is None
+    ):
+        return None
+    if max(np.prod(pair.reference.shape), np.prod(pair.port.shape)) > MOST:
+        return None
+    if row.verdict.kind == "non-finite":
+        return _exact(explain_nonfinite(reference, port, row, padding), pair)
+    if row.floor is None or row.measurement is None:
+        return _exact(explain_exact(reference, port, row, padding), pair)
+    scene = Scene(reference, port, row, tuple(rows), padding)
+    if not scene.valid.any() or not scene.target.shape:
+        return None
+    structure = find_structure(scene)
+    seen = _phrase(where, structure.words)
+    found = replace(_explain(scene, seen), structure=structure)
+    return replace(found, port_source=pair.port.source, reference_source=pair.reference.source)
+
+
+def _explain(scene: Scene, seen: str) -> Explanation:
+    trials: list[Trial] = []
+    for tests in (FAMILIES, *TIERS):
+        found = hold(scene, _all(tests, scene))
+        believed = decide(found)
+        if believed is not None:
+            return _cause(believed, seen)
+        if tests is FAMILIES:
+            other = unrelated(scene)
+            if other is not None:
+                return _told(*other, seen, scene.row.verdict.score)
+        trials += found
+    return _hints(trials, seen, scene.row.verdict.score)
+
+
+def _all(families: Iterable[Family], scene: Scene) -> Iterable[Hypothesis]:
+    for family in families:
+        yield from family(scene)
+
+
+def _cause(trial: Trial, seen: str) -> Explanation:
+    hypothesis = trial.hypothesis
+    done = f"{hypothesis.words[0].upper()}{hypothesis.words[1:]}"
+    if trial.at_floor:
+        effect = f"brings the error from {trial.before:.2g} to {trial.left:.2g} of the floor"
+    elif trial.matched:
+        effect = f"explains the error (matched amplitude {trial.amplitude:.2f}; {trial.left:.2g} of the floor is left)"
+    else:
+        amplitude, correlation = trial.pattern
+        effect = f"explains the error's pattern (amplitude {amplitude:.2f}, correlation {correlation:.3f})"
+    evidence = f"{seen}{done} {effect}."
+    return Explanation(
+        hypothesis.cause, f"{hypothesis.cause}. {evidence}", evidence, trial.before, trial.left
+    )
+
+
+def _told(cause: str, words: str, seen: str, before: float | None) -> Explanation:
+    evidence = f"{seen}{words}."
+    return Explanation(cause, f"{cause}. {evidence}", evidence, before)
+
+
+def _hints(trials: Sequence[Trial], seen: str, before: float | None) -> Explanation:
+    """The best trial of each cause that explains a part of the error at all."""
+    best: dict[str, Trial] = {}
+    for trial in sorted(trials, key=lambda t: t.left):
+        if trial.left < 0.9 * trial.before:
+            best.setdefault(trial.hypothesis.cause, trial)
+    hints = tuple(
+        Hint(t.hypothesis.cause, t.hypothesis.words, t.left) for t in list(best.values())[:HINTS]
+    )
+    closest = "; ".join(f"{hint.words} leaves {hint.left:.2g} of the floor" for hint in hints)
+    evidence = f"{seen}{closest[0].upper()}{closest[1:]}." if closest else seen.strip()
+    sentence = (
+        f"not certain. {evidence}"
+        if evidence
+        else "not known: nothing in the catalogue explains any of the error."
+    )
+    return Explanation(None, sentence, evidence, before, hints=hints)
+
+
+def _exact(found: Exact | None, pair: Pair) -> Explanation | None:
+    if found is None:
+        return None
+    evidence = f"{found.words}."
+    sentence = f"{found.cause}. {evidence}" if found.cause else f"not certain. {evidence}"
+    sources = pair.port.source, pair.reference.source
+    return Explanation(
+        found.cause, sentence, evidence, port_source=sources[0], reference_source=sources[1]
+    )
+
+
+def _where(finding: Finding) -> str:
+    return finding.pattern.words if finding.pattern is not None else ""
+
+
+def _phrase(*parts: str) -> str:
+    """``parts`` as a sentence with a blank behind it; empty for nothing."""
+    text = ", ".join(part for part in parts if part)
+    return f"{text[0].upper()}{text[1:]}. " if text else ""

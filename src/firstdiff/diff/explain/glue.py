@@ -1,0 +1,199 @@
+"""Code between modules: sums (residual streams), products (gates) and values passed on, with the wrong operands.
+
+Nothing here rests on names. The operands of the right computation are found among the tensors recorded shortly before:
+two whose sum or product is the reference's tensor to rounding, or one that is the tensor itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from firstdiff.diff.explain.activations import FUNCTIONS
+from firstdiff.diff.explain.hypothesis import Hypothesis
+from firstdiff.diff.explain.scene import Scene, is_float
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from firstdiff.traces.schema import Activation
+
+MOST = 14
+"""Distinct tensors before the wrong one among which operands are searched."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that may have been used."""
+
+    activation: Activation
+    """Where it was recorded."""
+    name: str
+    """What people call it."""
+    value: np.ndarray
+    """The port's numbers."""
+
+
+def glue(scene: Scene) -> Iterator[Hypothesis]:
+    """Hypotheses for a tensor made between modules."""
+    if scene.target.key.site == "output" and _is_leaf(scene):
+        return
+    found = operands(scene)
+    carried = _carried(scene, found)
+    if carried is not None:
+        yield from _passed(found, carried)
+        return
+    for make, combine in ((_sums, np.add), (_products, np.multiply)):
+        pair = _pair(scene, found, combine)
+        if pair is not None:
+            yield from make(found, *pair)
+            return
+
+
+def _is_leaf(scene: Scene) -> bool:
+    """Whether the module has no children of its own in the reference."""
+    prefix = f"{scene.target.key.path}." if scene.target.key.path else ""
+    return not any(
+        a.key.path.startswith(prefix) and a.key.path != scene.target.key.path
+        for a in scene.before()
+    )
+
+
+def operands(scene: Scene) -> list[Operand]:
+    """Distinct tensors of the wrong one's shape, the latest first."""
+    found: dict[object, Operand] = {}
+    for activation in scene.before():
+        if activation.shape != scene.target.shape or not is_float(activation):
+            continue
+        identity = activation.digest.checksum if activation.digest is not None else activation.order
+        name = f"{activation.key.path or 'the model'} {activation.key.site}"
+        if identity in found and activation.key.site == "output":
+            found[identity] = Operand(
+                activation, f"the result of {activation.key.path}", found[identity].value
+            )
+        if identity not in found and len(found) < MOST:
+            name = (
+                f"the result of {activation.key.path}"
+                if activation.key.site == "output"
+                else f"the input of {activation.key.path}"
+            )
+            found[identity] = Operand(activation, name, scene.given(activation))
+    return list(found.values())
+
+
+def _carried(scene: Scene, found: list[Operand]) -> Operand | None:
+    digest = scene.target.digest
+    for operand in found:
+        other = operand.activation.digest
+        if digest is not None and other is not None and digest.checksum == other.checksum:
+            return operand
+    return None
+
+
+def _pair(scene: Scene, found: list[Operand], combine: np.ufunc) -> tuple[Operand, Operand] | None:
+    """(earlier, later) operands whose sum or product is the reference's tensor."""
+    values = {id(operand): scene.recorded(operand.activation) for operand in found}
+    for later, earlier in combinations(found, 2):
+        if scene.reproduces(combine(values[id(earlier)], values[id(later)])):
+            return earlier, later
+    return None
+
+
+def _passed(found: list[Operand], right: Operand) -> Iterator[Hypothesis]:
+    """The right value was made; another one is passed on."""
+    null = right.value
+    for other in found:
+        if other is not right:
+            yield Hypothesis(
+                "module skipped",
+                f"passing on {other.name} instead of {right.name}",
+                other.value,
+                null,
+            )
+    if null.ndim == 3 and null.shape[1] > 1:
+        for by, word in ((1, "earlier"), (-1, "later")):
+            yield Hypothesis(
+                "tokens shifted",
+                f"passing on each token one place {word}",
+                np.roll(null, by, 1),
+                null,
+            )
+
+
+def _sums(found: list[Operand], stream: Operand, branch: Operand) -> Iterator[Hypothesis]:
+    a, b = stream.value, branch.value
+    null, cause = a + b, "residual connection"
+    yield Hypothesis(cause, f"leaving out {stream.name}", b, null)
+    yield Hypothesis(cause, f"leaving out {branch.name}", a, null)
+    yield Hypothesis(cause, f"adding {branch.name} twice", a + 2 * b, null)
+    yield Hypothesis(cause, f"adding {stream.name} twice", 2 * a + b, null)
+    yield Hypothesis(cause, f"subtracting {branch.name}", a - b, null)
+    for other in found:
+        if other is not stream and other is not branch:
+            yield Hypothesis(
+                cause, f"adding {other.name} instead of {stream.name}", other.value + b, null
+            )
+            yield Hypothesis(
+                cause, f"adding {other.name} instead of {branch.name}", a + other.value, null
+            )
+
+
+def _products(found: list[Operand], one: Operand, other: Operand) -> Iterator[Hypothesis]:
+    a, b = one.value, other.value
+    null, cause = a * b, "gate"
+    yield Hypothesis(cause, f"leaving out {one.name}", b, null)
+    yield Hypothesis(cause, f"leaving out {other.name}", a, null)
+    yield Hypothesis(cause, "adding instead of multiplying", a + b, null)
+    for third in found:
+        if third is one or third is other:
+            continue
+        yield Hypothesis(
+            cause, f"multiplying by {third.name} instead of {one.name}", third.value * b, null
+        )
+        yield Hypothesis(
+            cause, f"multiplying by {third.name} instead of {other.name}", a * third.value, null
+        )
+    yield from _gates(found, one, other, null)
+
+
+def _gates(
+    found: list[Operand], one: Operand, other: Operand, null: np.ndarray
+) -> Iterator[Hypothesis]:
+    """The activation function of a gate: another one, or on the wrong branch.
+
+    One operand is f(gate) for a recorded gate and a function f of the table; the other one is not.
+    """
+    for active, plain in ((one, other), (other, one)):
+        for gate in found:
+            name = _function(gate.value, active.value) if gate is not active else None
+            if name is None:
+                continue
+            swapped = f"applying {name} to {plain.name} instead of {gate.name}"
+            yield Hypothesis(
+                "activation on the wrong branch",
+                swapped,
+                gate.value * FUNCTIONS[name](plain.value),
+                null,
+            )
+            for wrong, function in FUNCTIONS.items():
+                if wrong != name:
+                    words = f"applying {wrong} instead of {name}"
+                    yield Hypothesis(
+                        "activation function", words, function(gate.value) * plain.value, null
+                    )
+            return
+
+
+def _function(x: np.ndarray, y: np.ndarray) -> str | None:
+    """The function of the table that makes ``y`` of ``x``, nearly."""
+    size = float(np.sqrt(np.nanmean(y**2)))
+    for name, function in FUNCTIONS.items():
+        if name == "no function":
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.sqrt(np.nanmean((function(x) - y) ** 2)) < 2.0**-10 * size:
+                return name
+    return None
