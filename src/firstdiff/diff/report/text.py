@@ -130,6 +130,8 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
         yield from _finding(result)
     if result.cause:
         yield Text(f"Likely cause: {result.cause}")
+    elif result.explanation is not None:
+        yield Text(f"Cause: {result.explanation.sentence}")
     yield from _without_effect(result)
     yield from _unmatched(result)
     if result.other_faults:
