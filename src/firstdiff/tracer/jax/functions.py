@@ -87,12 +87,21 @@ def _restore(profiler: Any) -> None:
 
 
 class _Call:
-    """A call that is running in the user's files."""
+    """A call that is running in the user's files.
 
-    def __init__(self, frame: FrameType, path: str) -> None:
+    Its path is in the capture token meanwhile: a jitted helper is traced once for every caller, and
+    not named after the first.
+    """
+
+    def __init__(self, frame: FrameType, path: str, token: Any) -> None:
         self.frame = frame
         self.path = path
         self.serial = new_serial()
+        self._named = compat.capturing((token[0], path))
+        self._named.__enter__()
+
+    def close(self) -> None:
+        self._named.__exit__(None, None, None)
 
     def tap(self, site: Site, leaf: str, value: Any) -> None:
         key = TapKey(
@@ -126,20 +135,20 @@ class _Watcher:
         try:
             if event == "return":
                 self._leave(frame, arg)
-            elif compat.capture_token() is not None and self._is_users(frame.f_code):
-                self._enter(frame)
+            elif (token := compat.capture_token()) and self._is_users(frame.f_code):
+                self._enter(frame, token)
         finally:
             self._busy = False
 
-    def _enter(self, frame: FrameType) -> None:
+    def _enter(self, frame: FrameType, token: Any) -> None:
         """The first call is the subject's own: the capture records it as a whole, and it adds
         nothing to paths."""
         if not self._calls:
-            self._calls.append(_Call(frame, ""))
+            self._calls.append(_Call(frame, "", token))
             return
         if frame.f_code.co_name == _LAMBDA:
             return
-        call = _Call(frame, dotted(self._calls[-1].path, _segment(frame.f_code)))
+        call = _Call(frame, dotted(self._calls[-1].path, _segment(frame.f_code)), token)
         self._calls.append(call)
         for name, value in _arguments(frame):
             call.tap("input", name, value)
@@ -148,6 +157,7 @@ class _Watcher:
         if not self._calls or self._calls[-1].frame is not frame:
             return
         call = self._calls.pop()
+        call.close()
         if self._calls and result is not None:
             call.tap("output", "", result)
 

@@ -17,11 +17,9 @@ class Census:
     """Modules of a model, with what fired so far."""
 
     def __init__(self, fronts: Sequence[FrontEnd], model: Any, module: Any = None) -> None:
-        self._listed: dict[str, str] = {}
+        self._lists = {front.name: tuple(front.modules(model, module)) for front in fronts}
         self._aliases: dict[str, tuple[str, ...]] = {}
         for front in fronts:
-            for path, class_name in front.modules(model, module):
-                self._listed[path] = self._listed.get(path) or class_name
             self._aliases.update(front.aliases(model))
         self._fired: dict[str, dict[str, str]] = {}
         self._fronts: dict[str, None] = {}
@@ -40,7 +38,7 @@ class Census:
         """(path, class name) of every module: the model's own, a scanned one once per iteration,
         then others that fired."""
         found: dict[str, str] = {}
-        for path, class_name in (*self._listed.items(), *((path, "") for path in self._fired)):
+        for path, class_name in (*self._listed(), *((path, "") for path in self._fired)):
             for final, fired_class in self._fired.get(path, {path: class_name}).items():
                 found.setdefault(final, fired_class or class_name)
         return tuple(found.items())
@@ -48,7 +46,18 @@ class Census:
     def never_fired(self) -> tuple[str, ...]:
         """Paths of the model's modules that no activation came from."""
         final = {path for paths in self._fired.values() for path in paths}
-        return tuple(path for path in self._listed if path not in self._fired and path not in final)
+        silent = [path for path, _ in self._listed() if path not in self._fired]
+        return tuple(path for path in silent if path not in final)
+
+    def _listed(self) -> list[tuple[str, str]]:
+        """Modules according to the front ends that fired, or to all while none has: one parameter
+        tree is read by linen and by Haiku, which spell it differently."""
+        names = [name for name in self._lists if name in self._fronts] or list(self._lists)
+        found: dict[str, str] = {}
+        for name in names:
+            for path, class_name in self._lists[name]:
+                found[path] = found.get(path) or class_name
+        return list(found.items())
 
     def aliases(self) -> dict[str, tuple[str, ...]]:
         """Other paths of shared modules."""
