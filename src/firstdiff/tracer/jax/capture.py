@@ -37,7 +37,9 @@ def capture_jax(
     ``exact`` forbids XLA to keep bfloat16 in float32 between operations. ``framework`` names the
     front end, None finds it. ``module`` is a linen module whose children are listed too. ``verify``
     runs once more without taps and compares the outputs. ``max_iterations`` records that many first
-    iterations of while loops instead of the last one.
+    iterations of while loops instead of the last one. ``values`` are planted: the model goes on
+    with them in place of its own activations of those keys, each in the shape in which that
+    activation is recorded, while the events hold what the model computed itself.
 
     Raises `SubjectError` when the user's code raises (chained), `CaptureError` when nothing was
     recorded.
