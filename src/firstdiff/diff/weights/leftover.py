@@ -1,0 +1,150 @@
+"""Parameters without a match: missing, never loaded, duplicated; and what only the port has."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from firstdiff.diff.weights.grain import is_integer
+from firstdiff.diff.weights.initial import describe, is_neutral
+from firstdiff.diff.weights.judge import Judge
+from firstdiff.diff.weights.naming import is_embedding, leaf_word
+from firstdiff.diff.weights.search import Found
+from firstdiff.diff.weights.verdict import Finding, Verdict
+from firstdiff.diff.weights.whole import Unit
+from firstdiff.traces.parameters import Parameter
+
+_COMPUTED = ("inv_freq", "position_ids", "masked_bias", "token_type_ids", "cos_cached", "sin_cached", "causal_mask")
+_COMPUTED_WORDS = frozenset({"rope", "rotary", "cos", "sin", "freqs", "mask", "rng", "cache", "rngs", "count"})
+
+
+def is_computed(parameter: Parameter) -> bool:
+    """Whether a model's code makes it: masks, position ids, rotary tables, counters."""
+    if parameter.kind == "computed" or parameter.leaf in _COMPUTED:
+        return True
+    words = set(parameter.name.casefold().replace("_", ".").split("."))
+    if parameter.dtype == "bool" or (parameter.kind != "parameter" and is_integer(parameter.dtype)):
+        return True
+    square = len(parameter.shape) == 4 and parameter.shape[:2] == (1, 1)
+    return square or (is_integer(parameter.dtype) and bool(words & {"ids", "count", "tracked", "key"})) or (
+        bool(words & _COMPUTED_WORDS) and parameter.leaf not in ("kernel", "weight")
+    )
+
+
+class Leftovers:
+    """Verdicts of what has no match."""
+
+    def __init__(self, found: Found, judge: Judge) -> None:
+        self.found, self.judge = found, judge
+        self.copies: dict[Unit, int] = {unit: number for number, unit in found.copies}
+        self.places: set[Unit] = set()
+
+    def missing(self, number: int) -> Verdict:
+        """Of a reference parameter that was not found."""
+        parameter = self.found.reference.parameters[number]
+        unit = self.found.expected.get(number)
+        if is_computed(parameter):
+            return self._verdict(parameter, "", "computed", "made by the model's own code")
+        if unit is None:
+            return self._absent(number, parameter)
+        self.places.add(unit)
+        where = self.judge.port_name(unit)
+        if unit in self.copies:
+            other = self.found.reference.parameters[self.copies[unit]]
+            words = f"{where} equals the reference's {other.name}, where {parameter.name} belongs"
+            return self._verdict(parameter, where, "duplicated", words, f"load {parameter.name} there")
+        holder = self.judge.holders.get(unit)
+        if holder is not None:
+            other = self.found.reference.parameters[holder.reference]
+            words = f"{parameter.name} is not in the port: {where} equals the reference's {other.name}"
+            return self._verdict(parameter, where, "missing", words, f"load {parameter.name} there")
+        state = describe(self.found.port, unit.number, unit.fixed)
+        reference = self.found.reference.prints[number]
+        if state.startswith("all ") or (state and not reference.constant):
+            is_same = describe(self.found.reference, number) and not state.startswith("all ")
+            words = f"{where} was never loaded: {state if state.startswith('all ') else 'its values look like an initialiser (' + state + ')'}"
+            if is_same:
+                words = f"{where} is not the reference's {parameter.name}: never loaded, or of another checkpoint ({state})"
+            return self._verdict(parameter, where, "never loaded", words, f"load {parameter.name} there")
+        words = f"{where} is not the reference's {parameter.name}: other values"
+        return self._verdict(parameter, where, "differs", words, f"load {parameter.name} there")
+
+    def _absent(self, number: int, parameter: Parameter) -> Verdict:
+        known = self.found.reference.prints[number]
+        if is_neutral(known, leaf_word(parameter.leaf)):
+            return self._verdict(parameter, "", "neutral", f"not in the port; all {known.max:g}, so nothing is lost")
+        if parameter.kind == "buffer" and parameter.leaf not in ("running_mean", "running_var"):
+            return self._verdict(parameter, "", "computed", "a buffer that the port has not")
+        tied = " (tied to its embedding?); the reference's is a matrix of its own" if _is_head(parameter) else ""
+        words = f"{parameter.name} is missing: the port has no parameter with its values{tied}"
+        return self._verdict(parameter, "", "missing", words, "load it, or add what uses it")
+
+    def extra(self) -> list[Verdict]:
+        """Of what only the port has: unused leaves, copies, an untied head."""
+        used: dict[int, set[Unit]] = defaultdict(set)
+        for match in self.found.matches:
+            used[match.port].add(Unit(match.port, match.port_fixed))
+        for unit in self.places:
+            used[unit.number].add(unit)
+        copied = {unit.number: number for unit, number in self.copies.items()}
+        verdicts = []
+        for number, parameter in enumerate(self.found.port.parameters):
+            if number in used:
+                verdicts += self._idle_slices(number, used[number])
+            elif number in copied:
+                verdicts.append(self._copy(number, copied[number]))
+            else:
+                verdicts.append(self._unused(number, parameter))
+        return verdicts
+
+    def _idle_slices(self, number: int, used: set[Unit]) -> list[Verdict]:
+        """Slices of a stack that hold a copy of another layer's values and are nobody's place."""
+        slices = [u for u in self.copies if u.number == number and u.fixed and u not in used]
+        return [self._copy(number, self.copies[u], u) for u in slices if Unit(number) not in used]
+
+    def _copy(self, number: int, reference: int, unit: Unit | None = None) -> Verdict:
+        parameter = self.found.port.parameters[number]
+        other = self.found.reference.parameters[reference]
+        where = self.judge.port_name(unit or Unit(number))
+        if is_embedding(other) and _is_head(parameter):
+            words = f"a copy of {other.name}: tied in the reference"
+            return Verdict("", where, "right", "tied", words=words, port_module=parameter.owner)
+        if unit is None and self.found.expectation.namesake(Unit(number)) is None:
+            words = f"a copy of {other.name}"
+            return Verdict("", where, "note", "tied", words=words, port_module=parameter.owner)
+        words = f"{where} is a second copy of the reference's {other.name}"
+        return Verdict("", where, "wrong", "duplicated", words=words, remedy="load its own values", port_module=parameter.owner)
+
+    def _unused(self, number: int, parameter: Parameter) -> Verdict:
+        known, where = self.found.port.prints[number], parameter.name
+        owner = parameter.owner
+        if is_computed(parameter) or is_integer(parameter.dtype) or parameter.kind != "parameter":
+            return Verdict("", where, "note", "computed", words="not a parameter of the reference", port_module=owner)
+        if is_neutral(known, leaf_word(parameter.leaf)):
+            words = f"{where} is unused by the weights: all {known.max:g}; the reference has no such parameter"
+            return Verdict("", where, "note", "unused", words=words, port_module=owner)
+        tables = [p for p in self.found.reference.parameters if is_embedding(p) and p.size == parameter.size]
+        state = describe(self.found.port, number)
+        looks = f" ({state})" if state else ""
+        if tables and (_is_head(parameter) or len(parameter.shape) == 2):
+            words = f"{where} is not tied: the reference has no head of its own, it uses {tables[0].name}; this one was never loaded{looks}"
+            remedy = f"tie it, or load {tables[0].name} into it"
+            return Verdict("", where, "wrong", "untied", words=words, remedy=remedy, port_module=owner)
+        words = f"{where} is unused, or was never loaded: nothing in the reference has its values{looks}"
+        return Verdict("", where, "wrong", "unused", words=words, remedy="remove it, or load it", port_module=owner)
+
+    def _verdict(self, parameter: Parameter, where: str, finding: Finding, words: str, remedy: str = "") -> Verdict:
+        harmless = finding in ("computed", "neutral")
+        return Verdict(
+            parameter.name,
+            where,
+            "note" if harmless else "wrong",
+            finding,
+            words=words,
+            remedy=remedy,
+            module=parameter.owner,
+        )
+
+
+def _is_head(parameter: Parameter) -> bool:
+    words = set(parameter.name.casefold().replace("_", ".").split("."))
+    return bool(words & {"head", "unembed", "output", "logits", "decoder"}) and leaf_word(parameter.leaf) == "weight"

@@ -1,0 +1,198 @@
+"""Whole parameters, and slices of stacked ones, that hold the same set of values on both sides."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from firstdiff.diff.weights.arrangement import (
+    Arrangement,
+    agrees,
+    arrangements,
+    laid,
+    sampled,
+    solid,
+    solid_fibres,
+)
+from firstdiff.diff.weights.grain import GRAINS, round_to
+from firstdiff.diff.weights.match import Fixed, Match, Side, fibres_of, without
+from firstdiff.diff.weights.pattern import recognise
+
+FULL = 1 << 16
+"""Up to so many elements all are compared; of larger parameters, whose fibres agree in order, `SAMPLE`."""
+SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A parameter, or one slice of it."""
+
+    number: int
+    """Of the parameter."""
+    fixed: Fixed = ()
+    """The slice."""
+
+
+Key = tuple[str, int, int]
+"""Grain, number of elements, hash."""
+
+
+def units(side: Side, *, sliced: bool) -> dict[Key, list[Unit]]:
+    """Parameters by what identifies their set of values; with their slices along each axis, if ``sliced``.
+
+    Constant ones are left out: values say nothing about them.
+    """
+    found: dict[Key, list[Unit]] = defaultdict(list)
+    for number, (parameter, known) in enumerate(zip(side.parameters, side.prints, strict=True)):
+        if known.constant:
+            continue
+        for grain, whole in known.hashes.items():
+            found[grain, parameter.size, whole].append(Unit(number))
+            if sliced:
+                for axis, index, value in _slices(side, number, grain):
+                    found[grain, parameter.size // parameter.shape[axis], value].append(
+                        Unit(number, ((axis, index),))
+                    )
+    return found
+
+
+def _slices(side: Side, number: int, grain: str) -> Iterator[tuple[int, int, int]]:
+    """(axis, index, hash) of every slice that may be a parameter of its own."""
+    shape = side.parameters[number].shape
+    if len(solid(shape)) < 2:
+        return
+    for axis, n in enumerate(shape):
+        if n == 1 or n > prod(shape) // n * 64:
+            continue
+        values = side.prints[number].slices(grain, axis)
+        if values is not None:
+            for index, value in enumerate(values):
+                yield axis, index, int(value) % (1 << 64)
+
+
+def same_values(reference: Side, port: Side) -> dict[Unit, list[Unit]]:
+    """Port units by reference unit, where both hold the same set of values; each reference unit at its finest grain."""
+    found: dict[Unit, list[Unit]] = {}
+    for ours, theirs in (
+        (units(reference, sliced=False), units(port, sliced=True)),
+        (units(reference, sliced=True), units(port, sliced=False)),
+    ):
+        for key in sorted(ours.keys() & theirs.keys(), key=lambda k: GRAINS.index(k[0])):
+            for unit in ours[key]:
+                known = found.setdefault(unit, [])
+                known.extend(other for other in theirs[key] if other not in known)
+    return found
+
+
+def arrange(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match | None:
+    """The match of two units with the same set of values; None when they turn out to differ."""
+    first, second = reference.parameters[ours.number], port.parameters[theirs.number]
+    grain = common_grain(reference, port, ours, theirs)
+    if grain is None:
+        return None
+    here, there = without(first.shape, ours.fixed), without(second.shape, theirs.fixed)
+    every = arrangements(here, there)
+    base = Match(
+        ours.number,
+        theirs.number,
+        reference_fixed=ours.fixed,
+        port_fixed=theirs.fixed,
+        grain=grain,
+    )
+    fibres = (
+        solid_fibres(fibres_of(reference.prints[ours.number], grain, len(first.shape), ours.fixed), here),
+        solid_fibres(fibres_of(port.prints[theirs.number], grain, len(second.shape), theirs.fixed), there),
+    )
+    for one in every:
+        verdict = agrees(one, *fibres)
+        if verdict is not False and _confirmed(reference, port, ours, theirs, one, grain, verdict):
+            others = tuple(a.words for a in every if a.order != one.order)
+            return _with(base, relation=one.words, turn=one.turn, forced=not others, others=others)
+    return _reordered(reference, port, base, here, there)
+
+
+def common_grain(reference: Side, port: Side, ours: Unit, theirs: Unit) -> str | None:
+    """The finest grain at which both units have the same set of values."""
+    first, second = reference.prints[ours.number], port.prints[theirs.number]
+    for grain in GRAINS:
+        pair = [_hash_of(p, u, grain) for p, u in ((first, ours), (second, theirs))]
+        if pair[0] is not None and pair[0] == pair[1]:
+            return grain
+    return None
+
+
+def _hash_of(known: object, unit: Unit, grain: str) -> int | None:
+    from firstdiff.diff.weights.fingerprint import Fingerprint
+
+    assert isinstance(known, Fingerprint)
+    if not unit.fixed:
+        return known.hashes.get(grain)
+    ((axis, index),) = unit.fixed
+    values = known.slices(grain, axis)
+    return None if values is None else int(values[index]) % (1 << 64)
+
+
+def _confirmed(
+    reference: Side, port: Side, ours: Unit, theirs: Unit, one: Arrangement, grain: str, by_hash: bool | None
+) -> bool:
+    """Whether elements, all or a sample, lie as ``one`` says; the hashes decide where there are no elements."""
+    if not (reference.loadable(ours.number) and port.loadable(theirs.number)):
+        return by_hash is True or (by_hash is None and len(one.before) <= 1)
+    dtypes = reference.parameters[ours.number].dtype, port.parameters[theirs.number].dtype
+    first = reference.region(ours.number, ours.fixed).reshape(one.before)
+    second = port.region(theirs.number, theirs.fixed).reshape(one.shape)
+    if first.size <= FULL or not by_hash:
+        return equal_at(laid(one, first), second, dtypes, grain)
+    here, there = sampled(one, SAMPLE)
+    return equal_at(first[here], second[there], dtypes, grain)
+
+
+def equal_at(first: np.ndarray, second: np.ndarray, dtypes: tuple[str, str], grain: str) -> bool:
+    """Whether two storage arrays hold equal numbers at ``grain``."""
+    from firstdiff.diff.weights.grain import numbers
+
+    values = [
+        round_to(numbers(np.ascontiguousarray(a), dtype), grain)
+        for a, dtype in zip((first, second), dtypes, strict=True)
+    ]
+    return np.array_equal(values[0], values[1], equal_nan=grain != "integer")
+
+
+def _reordered(
+    reference: Side, port: Side, base: Match, here: tuple[int, ...], there: tuple[int, ...]
+) -> Match | None:
+    """The same values in another order: reshaped where a transpose was due, or a vector that is permuted."""
+    if not (reference.loadable(base.reference) and port.loadable(base.port)):
+        return _with(base, relation="same values", order="in an order that digests do not tell", order_kind="permuted")
+    ours = round_to(reference.numbers(base.reference, base.reference_fixed), base.grain)
+    theirs = round_to(port.numbers(base.port, base.port_fixed), base.grain)
+    if np.array_equal(ours.reshape(-1), theirs.reshape(-1), equal_nan=ours.dtype.kind == "f"):
+        shape = ", ".join(map(str, there))
+        return _with(base, relation=f"reshaped to ({shape})", turn="kept", forced=False, others=("transposed",))
+    if len(solid(here)) == 1:
+        places = _places(ours.reshape(-1), theirs.reshape(-1))
+        if places is None:
+            return None
+        pattern = recognise(places, theirs.size, solid(there))
+        return _with(base, order=pattern.words, order_kind=pattern.kind)
+    return None
+
+
+def _places(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | None:
+    """Where each of ``ours`` lies in ``theirs``, equal ones in order; None when they are not the same values."""
+    first, second = np.argsort(ours, kind="stable"), np.argsort(theirs, kind="stable")
+    if not np.array_equal(ours[first], theirs[second]):
+        return None
+    places = np.empty(ours.size, dtype=np.int64)
+    places[first] = second
+    return places
+
+
+def _with(match: Match, **changes: object) -> Match:
+    from dataclasses import replace
+
+    return replace(match, **changes)  # type: ignore[arg-type]  # the fields are spelt out by the callers
