@@ -1,46 +1,25 @@
 """The catalogue of seeded faults: what people get wrong when they port a model, each as one small change.
 
 A fault changes one of three things, never the model's code: fields of the configuration, tensors while they are
-loaded, or a function between the modules (`qwen2/ops.py`). So one entry serves every port.
+loaded, or a function between the modules (`qwen2/ops.py`). So one entry serves every port. The common
+ones are here, more in `code_faults` and
+`conversion_faults`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from firstdiff.models.code_faults import CODE_FAULTS
+from firstdiff.models.conversion_faults import CONVERSION_FAULTS
+from firstdiff.models.fault import Fault
 from firstdiff.models.qwen2 import wrong
 from firstdiff.traces.errors import OptionError
 
-
-@dataclass(frozen=True)
-class Fault:
-    """One mistake, and where a differ has to find it. Paths as Hugging Face spells them, without `model.`."""
-
-    name: str
-    """How the command line names it."""
-    sentence: str
-    """What the port does wrong, in words."""
-    cause: str
-    """The class of mistake that an explanation should name."""
-    module: str
-    """The module whose own computation, or whose code between its children, is wrong first."""
-    activation: str
-    """Path of the first module-level activation with a wrong value."""
-    site: str = "output"
-    """`input` where the mistake lies between modules and shows at the next one's input; else `output`."""
-    harmless: bool = False
-    """Whether the logits stay right: the fault shows at ``activation`` and heals."""
-    config: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the configuration that the port has wrong."""
-    weights: Callable[[str, Callable[[str], np.ndarray]], np.ndarray] | None = None
-    """``weights(name, read)``: what the port ends up with for the tensor ``name``; ``read`` gives the right ones."""
-    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    """Functions of `ops` that the port has wrong, by name."""
-
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FAULTS: dict[str, Fault] = {}
 
@@ -248,3 +227,5 @@ _seed(
     config={"tie_word_embeddings": False},
     weights=_head_untied,
 )
+
+FAULTS |= {fault.name: fault for fault in (*CODE_FAULTS, *CONVERSION_FAULTS)}
