@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from firstdiff.inspection import show as show
     from firstdiff.models.subject import Subject as Subject
     from firstdiff.recording import capture as capture
+    from firstdiff.replaying import replay as replay
     from firstdiff.tracer.jax.tap import tap as tap
     from firstdiff.traces import open_trace as open_trace
     from firstdiff.traces import recover as recover
@@ -31,6 +32,7 @@ _PLACES = {
     "diff": "firstdiff.diff.run:diff",
     "open_trace": "firstdiff.traces:open_trace",
     "recover": "firstdiff.traces:recover",
+    "replay": "firstdiff.replaying:replay",
     "show": "firstdiff.inspection:show",
     "tap": "firstdiff.tracer.jax.tap:tap",
 }

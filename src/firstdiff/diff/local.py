@@ -90,6 +90,11 @@ class Score:
         return max(self.whole, *(found[0] for found in (self.row, self.column) if found), 0.0)
 
 
+def nothing() -> Spread:
+    """The spread of no error at all."""
+    return _NOTHING
+
+
 def _largest(ratios: np.ndarray) -> tuple[float, int] | None:
     if not ratios.size:
         return None

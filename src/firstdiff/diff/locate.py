@@ -54,8 +54,13 @@ def locate(rows: Sequence[Row]) -> Finding | None:
     first = diverging[0]
     order = first.activation.order
     repeats = tuple(row.activation.order for row in rows if row.duplicate_of == order)
-    finding = replace(_place(first, rows), repeats=repeats, later=len(diverging) - 1)
-    return replace(finding, sentence=_sentence(finding, first, rows))
+    return replace(located(first, rows), repeats=repeats, later=len(diverging) - 1)
+
+
+def located(row: Row, rows: Sequence[Row]) -> Finding:
+    """The wrong ``row`` among ``rows`` (in the reference's order) as a finding of its own."""
+    finding = _place(row, rows)
+    return replace(finding, sentence=_sentence(finding, row, rows))
 
 
 def _place(first: Row, rows: Sequence[Row]) -> Finding:

@@ -18,8 +18,12 @@ SKIPPED = frozenset({"sketch", "place"})
 
 def to_json(result: Diff) -> str:
     """``result`` as JSON with its `exit_code`; NaN and infinities become null."""
-    data = {"exit_code": result.exit_code, **plain(result)}
-    return json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False)
+    return dump({"exit_code": result.exit_code}, result)
+
+
+def dump(first: dict[str, Any], result: object) -> str:
+    """``first`` and the fields of the dataclass ``result`` as one JSON object."""
+    return json.dumps({**first, **plain(result)}, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def plain(value: Any) -> Any:

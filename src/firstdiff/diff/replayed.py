@@ -1,0 +1,231 @@
+"""Judging a replay: each tap on right inputs, so that every wrong one is a fault of its own.
+
+The two directions meet here. ``truth`` holds what the reference makes of the inputs at each tap, ``own`` what
+the port made of them: in a port replay the reference's trace and the port's values before they were
+replaced; in a reference replay the forced float64 run and the port's trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from firstdiff.diff.align import Pair
+from firstdiff.diff.compare import Comparison
+from firstdiff.diff.faults import Fault, find_faults
+from firstdiff.diff.floor import Floors
+from firstdiff.diff.healing import mark_duplicates
+from firstdiff.diff.judge import Verdict, dtype_note, grade_of
+from firstdiff.diff.masks import is_mask
+from firstdiff.diff.row import Row
+from firstdiff.traces.dtypes import unit_roundoff
+from firstdiff.traces.padding import valid_elements
+from firstdiff.traces.spread import spreads
+
+if TYPE_CHECKING:
+    from firstdiff.diff.local import FloorOf, Score
+    from firstdiff.diff.planting import Direction, Planting, Tap
+    from firstdiff.traces import Trace
+    from firstdiff.traces.schema import Key
+
+
+@dataclass(frozen=True)
+class ReplayRow:
+    """One tap of a replay."""
+
+    row: Row
+    """Its pair, layout and verdict; the score is error / local floor."""
+    score: Score | None = None
+    """As a whole, for the worst row, for the worst column; None for what is compared exactly."""
+    left: str = ""
+    """Why the model's own value stayed here; empty where another was put in."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a replay cost, wall time in seconds."""
+
+    free: float = 0.0
+    """Recording the model freely, loading and compiling included."""
+    forced: float = 0.0
+    """Running it with values put in, compiling included."""
+    passes: int = 1
+    """Forward passes with values put in."""
+    planted: int = 0
+    """Values put in."""
+    nbytes: int = 0
+    """Their size."""
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Everything that a replay found."""
+
+    direction: Direction
+    """Whose computation was given values: the port's, or the reference's."""
+    reference: str
+    """The reference, as it was named."""
+    port: str
+    """The port, as it was named."""
+    dtype: str
+    """Dtype whose rounding is allowed: the coarser run's."""
+    rows: tuple[ReplayRow, ...]
+    """Every judged tap, in the reference's order."""
+    faults: tuple[Fault, ...]
+    """Every fault beyond doubt (score 8 and above, or an exact difference), independent of each other."""
+    suspects: tuple[Fault, ...] = ()
+    """Places with a score from 3 to 8."""
+    without_effect: tuple[Fault, ...] = ()
+    """Places that differ and heal: nothing that follows depends on it."""
+    unjudged: tuple[tuple[str, str], ...] = ()
+    """Taps that could not be judged, with the reason."""
+    cost: Cost = field(default_factory=Cost)
+    """What it cost."""
+    notes: tuple[str, ...] = ()
+    """Sentences for people."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when there is no fault, 1 when there is."""
+        return 1 if self.faults else 0
+
+    @property
+    def worst(self) -> ReplayRow | None:
+        """The agreeing tap with the largest score."""
+        agreeing = [r for r in self.rows if r.row.verdict.kind == "agrees" and r.score is not None]
+        return max(agreeing, key=lambda r: r.row.verdict.score or 0.0, default=None)
+
+    @property
+    def summary(self) -> str:
+        """The verdict in one sentence."""
+        judged = f"{len(self.rows)} activations, each on the {_giver(self.direction)}'s own inputs"
+        if self.faults:
+            count = len(self.faults)
+            return f"{count} {'fault' if count == 1 else 'independent faults'} in {judged}."
+        worst = self.worst
+        score = f", worst error / floor {worst.row.verdict.score:.2g}" if worst else ""
+        return f"No fault in {judged}{score}."
+
+    def to_json(self) -> str:
+        """The whole result as JSON, UTF-8; NaN and infinities become null."""
+        from firstdiff.diff.report.json import dump
+
+        return dump({"exit_code": self.exit_code, "summary": self.summary}, self)
+
+
+def _giver(direction: Direction) -> str:
+    return "reference" if direction == "port" else "port"
+
+
+def judge_replay(
+    plan: Planting,
+    truth: Trace,
+    own: Trace,
+    floor_of: FloorOf,
+    *,
+    planted: Callable[[Key], bool],
+    padding: np.ndarray | None = None,
+    only: str | None = None,
+    start: str | None = None,
+) -> tuple[tuple[ReplayRow, ...], tuple[tuple[str, str], ...]]:
+    """Judge every tap of ``plan``: (rows in the reference's order, taps without judgement and why).
+
+    ``planted`` says whether a value was put in at a key of the model that got them. ``padding`` is the mask of
+    `padding.padding_mask`. ``only`` is a glob over module paths; ``start`` the path of the module from which
+    on taps are judged.
+    """
+    judge = _Judge(truth, own, floor_of, padding)
+    rows, unjudged = [], []
+    for tap in chosen(plan.taps, only, start):
+        found = judge.row(tap)
+        if isinstance(found, str):
+            unjudged.append((f"{tap.row.name or 'the model'} {tap.row.label}", found))
+            continue
+        reason = tap.left or ("" if planted(plan.taker(tap)) else "the model kept its own value")
+        rows.append((tap, replace(found, left=reason)))
+    marked = mark_duplicates([replace(found.row, healed="") for _, found in rows])
+    both = zip(rows, marked, strict=True)
+    return tuple(_named(tap, found, row) for (tap, found), row in both), tuple(unjudged)
+
+
+def _named(tap: Tap, found: ReplayRow, marked: Row) -> ReplayRow:
+    """``found`` with its repetitions marked, and with the free run's reference, whose values show what flows where."""
+    assert marked.pair is not None, "a judged tap has a pair"
+    pair = replace(marked.pair, reference=tap.pair.reference)
+    return replace(found, row=replace(marked, pair=pair, healed=found.row.healed))
+
+
+def chosen(taps: Sequence[Tap], only: str | None, start: str | None) -> list[Tap]:
+    """The taps to judge: of modules that match ``only``, from the first tap at or below ``start`` on."""
+    kept = list(taps)
+    if start:
+        inside = [n for n, tap in enumerate(kept) if _within(tap.row.name, start)]
+        kept = kept[inside[0] :] if inside else []
+    return [tap for tap in kept if only is None or fnmatchcase(tap.row.name, only)]
+
+
+def _within(path: str, module: str) -> bool:
+    return path == module or path.startswith(f"{module}.")
+
+
+def faults_of(rows: Sequence[ReplayRow]) -> tuple[list[Fault], list[Fault], list[Fault]]:
+    """(faults, suspects, differences without effect) among ``rows``."""
+    found = find_faults([r.row for r in rows])
+    healed = {r.row.activation.order for r in rows if r.row.healed}
+    real = [f for f in found if f.finding.order not in healed]
+    return (
+        [f for f in real if f.grade == "FAIL"],
+        [f for f in real if f.grade == "WARN"],
+        [f for f in found if f.finding.order in healed],
+    )
+
+
+class _Judge:
+    def __init__(
+        self, truth: Trace, own: Trace, floor_of: FloorOf, padding: np.ndarray | None
+    ) -> None:
+        self.truth, self.own, self.floor_of, self.padding = truth, own, floor_of, padding
+        self.ours = {a.key: a for a in truth.activations}
+        self.theirs = {a.key: a for a in own.activations}
+        self.exact = Comparison(truth, own, Floors((), "", None), padding)
+
+    def row(self, tap: Tap) -> ReplayRow | str:
+        """The row of one tap, or why it cannot be judged."""
+        ours, theirs = self.ours.get(tap.pair.reference.key), self.theirs.get(tap.pair.port.key)
+        if ours is None or theirs is None:
+            return "it did not run in the replay"
+        if ours.place is None or theirs.place is None:
+            return "no elements were kept"
+        pair = Pair(ours, theirs, tap.pair.evidence, tap.pair.leaf_evidence)
+        floats = all(unit_roundoff(a.dtype) > 0 for a in (ours, theirs))
+        masks = is_mask(ours) and is_mask(theirs)
+        if not floats or masks:
+            row = replace(self.exact.row(pair, tap.row.name), healed=tap.row.healed)
+            return ReplayRow(row)
+        return self._floats(tap, pair)
+
+    def _floats(self, tap: Tap, pair: Pair) -> ReplayRow | str:
+        ours, theirs = pair.reference, pair.port
+        if (ours.shape, theirs.shape) != (tap.layout.reference_shape, tap.layout.own_shape):
+            return "its shape changed in the replay"
+        truth = self.truth.values(ours)
+        value = tap.layout.port(self.own.values(theirs)).reshape(ours.shape)
+        row = Row(tap.row.name, Verdict("agrees"), pair, layout=tap.layout, healed=tap.row.healed)
+        bad = int(np.count_nonzero(np.isfinite(truth) & ~np.isfinite(value)))
+        if bad:
+            note = f"{bad} elements are not finite, though all inputs are"
+            return ReplayRow(replace(row, verdict=Verdict("non-finite", None, "FAIL", (note,))))
+        floor = self.floor_of(tap.pair.reference)
+        if floor is None:
+            return "no local floor was recorded for it"
+        error, scale = spreads(value, truth, valid_elements(ours.shape, self.padding))
+        score = floor.score(error, scale)
+        grade = grade_of(score.largest)
+        kind = "agrees" if grade == "OK" else "diverges"
+        notes = dtype_note(ours, theirs)
+        verdict = Verdict(kind, score.largest, grade, notes)  # type: ignore[arg-type]  # mypy joins the two literals to str
+        return ReplayRow(replace(row, verdict=verdict), score)

@@ -1,0 +1,405 @@
+"""`replay`: one side's values forced into the other side's computation, so that all faults show at once.
+
+Here runs are made and put in order. What is forced where is `diff/planting.py`'s business, what comes of it
+`diff/replayed.py`'s; the forcing itself is the tracers'.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firstdiff.inputs import Inputs, trace_inputs
+from firstdiff.recorders import event_writer
+from firstdiff.recording import as_subject, capture, fit_inputs, is_torch_module
+from firstdiff.traces import Header, Trace, TraceWriter, open_trace
+from firstdiff.traces.dtypes import unit_roundoff
+from firstdiff.traces.errors import OptionError
+from firstdiff.traces.padding import padding_mask
+
+if TYPE_CHECKING:
+    from firstdiff.diff import Diff
+    from firstdiff.diff.planting import Planting
+    from firstdiff.diff.replayed import Replay
+    from firstdiff.models.subject import Subject
+    from firstdiff.traces.schema import Key
+
+Progress = Callable[[str], None]
+
+
+def _quiet(_message: str) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Which taps of a replay are judged."""
+
+    only: str | None = None
+    """Those of modules whose path matches this glob."""
+    start: str | None = None
+    """Those from the first tap at or below this module on."""
+
+
+def replay(
+    first: Any,
+    second: Any,
+    *,
+    only: str | None = None,
+    start: str | None = None,
+    map: str | Path | None = None,
+    dtype: str | None = None,
+    mode: str = "jit",
+    exact: bool = False,
+    framework: str | None = None,
+    attn_implementation: str = "eager",
+    trust_remote_code: bool = False,
+    progress: Progress = _quiet,
+) -> Replay:
+    """Find every fault of a port at once.
+
+    ``replay("ref.h5", subject)`` runs the port ``subject`` with the reference's values planted at every
+    aligned tap: one jitted pass, no PyTorch. ``replay("hf:DIR", "port.h5")`` forces the port's recorded values
+    into the PyTorch reference, in float64, in the port's dtype and perturbed: no JAX, no second run of the
+    port. Either way the values that the model computed itself are judged on local noise floors.
+
+    Args:
+        first, second: the reference, then the port; one of them a trace, the other what `capture` takes.
+        only: judge modules whose path (without the outer wrapper) matches this glob.
+        start: judge from this module on.
+        map: module pairs of your own, as for `diff`.
+        dtype, framework, attn_implementation, trust_remote_code: how the model is loaded, as for `capture`.
+        mode, exact: as for `capture` of a JAX port.
+        progress: is told what is going on.
+
+    Raises:
+        OptionError: neither or both are traces, a filter matches nothing, the reference's trace has no local
+            floors for the port's dtype, or kept no elements.
+        TraceError, SubjectError, InputMismatch: as for `check`.
+    """
+    traces = [_is_trace(side) for side in (first, second)]
+    if traces[0] == traces[1]:
+        raise OptionError(
+            f"replay {first} {second}: {'both are traces' if traces[0] else 'neither is a trace'}; give the "
+            "reference's trace and the port (REF.h5 SUBJECT), or the reference and the port's trace (SUBJECT PORT.h5)"
+        )
+    judged = Judged(only, start)
+    loading = {
+        "framework": framework,
+        "attn_implementation": attn_implementation,
+        "trust_remote_code": trust_remote_code,
+    }
+    subject = second if traces[0] else first
+    if isinstance(subject, str | Path):
+        progress("loading the model")
+    given = as_subject(subject, dtype, **loading)  # type: ignore[arg-type]  # keywords of several types
+    if traces[0]:
+        return replay_port(
+            first, given, judged=judged, map=map, mode=mode, exact=exact, progress=progress
+        )
+    return replay_reference(given, second, judged=judged, map=map, progress=progress)
+
+
+def _is_trace(side: Any) -> bool:
+    return isinstance(side, str | Path) and Path(side).suffix in (".h5", ".hdf5", ".part")
+
+
+def replay_port(
+    reference: str | Path,
+    subject: Subject,
+    *,
+    free: tuple[Path, Diff] | None = None,
+    judged: Judged | None = None,
+    map: str | Path | None = None,
+    mode: str = "jit",
+    exact: bool = False,
+    progress: Progress = _quiet,
+) -> Replay:
+    """Run ``subject`` with the values of the trace ``reference`` planted.
+
+    ``free`` is the port's own trace and its comparison with the reference, when they were made already.
+    """
+    from firstdiff.diff import diff
+    from firstdiff.diff.planting import planting
+
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="firstdiff-")))
+        ours = stack.enter_context(open_trace(reference))
+        inputs = trace_inputs(ours)
+        if free is None:
+            progress("capturing the port")
+            path = folder / "port.h5"
+            capture(
+                subject, path, inputs=inputs, floor=(), mode=mode, exact=exact, verify=False,
+                progress=progress,
+            )  # fmt: skip
+            progress("comparing")
+            free = path, diff(reference, path, map=map)
+        theirs = stack.enter_context(open_trace(free[0]))
+        plan = planting("port", free[1].rows, ours, theirs)
+        floors = _recorded_floors(ours, theirs)
+        half = time.monotonic()
+        progress(f"replaying the port with {len(plan.keys())} values of the reference")
+        own, planted = _forced_port(subject, inputs, plan, folder / "own.h5", mode, exact)
+        result = _judged(
+            plan,
+            ours,
+            stack.enter_context(open_trace(own)),
+            floors,
+            planted,
+            judged or Judged(),
+            ours,
+        )
+        return _finished(
+            result,
+            plan,
+            planted,
+            str(reference),
+            subject.name,
+            (half - began, time.monotonic() - half, 1),
+        )
+
+
+def replay_reference(
+    subject: Subject,
+    port: str | Path,
+    *,
+    judged: Judged | None = None,
+    map: str | Path | None = None,
+    progress: Progress = _quiet,
+) -> Replay:
+    """Run the torch reference ``subject`` with the values of the trace ``port`` forced in."""
+    from firstdiff.diff import diff
+    from firstdiff.diff.planting import planting
+
+    if not is_torch_module(subject.model):
+        raise OptionError(
+            f"{subject.name or 'the reference'}: a reference replay needs a PyTorch model, this is a "
+            f"{type(subject.model).__name__}; for a port give its reference's trace: firstdiff replay REF.h5 SUBJECT"
+        )
+    from firstdiff.tracer.local_floor import Reference, forced_runs
+
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="firstdiff-")))
+        theirs = stack.enter_context(open_trace(port))
+        inputs = trace_inputs(theirs)
+        progress("capturing the reference")
+        path = folder / "reference.h5"
+        capture(subject, path, inputs=inputs, floor=(), verify=False, progress=progress)
+        ours = stack.enter_context(open_trace(path))
+        _require_elements(theirs)
+        plan = planting("reference", diff(path, port, map=map).rows, ours, theirs)
+        half = time.monotonic()
+        taps, dtype = plan.keys(), _dtype(ours, theirs)
+        model = Reference(
+            subject.model,
+            subject.call,
+            _tensors(fit_inputs(subject, inputs)[0]),
+            lambda key: plan.value(taps[key]) if key in taps else None,
+        )
+        runs = stack.enter_context(
+            forced_runs(model, dtypes=(dtype,), scratch_dir=folder, progress=progress)
+        )
+        if isinstance(runs, str) or dtype not in runs.native:
+            raise OptionError(
+                f"{subject.name}: {runs if isinstance(runs, str) else ' '.join(runs.notes)}; replay the port "
+                "instead (firstdiff replay REF.h5 SUBJECT), or compare the traces with firstdiff diff"
+            )
+        floors = _measured_floors(dtype, runs.native[dtype], runs.conditioning)
+        result = _judged(
+            plan,
+            runs.truth,
+            theirs,
+            floors,
+            dict.fromkeys(runs.forced, ""),
+            judged or Judged(),
+            theirs,
+        )
+        return _finished(
+            result, plan, dict.fromkeys(runs.forced, ""), subject.name, str(port),
+            (half - began, time.monotonic() - half, 3),
+        )  # fmt: skip
+
+
+def _recorded_floors(ours: Trace, theirs: Trace) -> Any:
+    from firstdiff.diff.floor import run_dtype
+    from firstdiff.diff.local import recorded_floors
+
+    _require_elements(ours)
+    dtype = _dtype(ours, theirs)
+    alike = unit_roundoff(run_dtype(ours.activations)) >= unit_roundoff(dtype)
+    found = recorded_floors(ours, dtype, rounded_alike=alike)
+    if found is None:
+        raise OptionError(
+            f"{ours.path}: no local noise floor of {dtype} was recorded, so a replay cannot tell faults from "
+            f"rounding; capture the reference again with --floor {dtype}"
+        )
+    return found
+
+
+def _measured_floors(dtype: str, native: Mapping[Key, Any], moved: Mapping[Key, Any]) -> Any:
+    from firstdiff.diff.local import LocalFloor, nothing
+
+    unit = unit_roundoff(dtype)
+
+    def floor_of(activation: Any) -> LocalFloor | None:
+        found = native.get(activation.key)
+        if found is None:
+            return None
+        return LocalFloor(unit, found, moved.get(activation.key, nothing()))
+
+    return floor_of
+
+
+def _dtype(ours: Trace, theirs: Trace) -> str:
+    from firstdiff.diff.floor import coarser, run_dtype
+
+    return coarser(run_dtype(ours.activations), run_dtype(theirs.activations))
+
+
+def _require_elements(trace: Trace) -> None:
+    if all(activation.place is None for activation in trace.activations):
+        raise OptionError(
+            f"{trace.path}: it holds digests only, and a replay forces values; capture it again without --digest"
+        )
+
+
+def _tensors(inputs: Inputs) -> dict[str, Any]:
+    from firstdiff.tracer.tensors import torch_tensor
+
+    return {name: torch_tensor(given.value, given.dtype) for name, given in inputs.items()}
+
+
+def _forced_port(
+    subject: Subject, inputs: Inputs, plan: Planting, path: Path, mode: str, exact: bool
+) -> tuple[Path, dict[Key, str]]:
+    """Run the port with values put in; its own values go to ``path``. Keys that took one, others with a reason."""
+    fitted = fit_inputs(subject, inputs)[0]
+    force = _force_torch if is_torch_module(subject.model) else _force_jax
+    with TraceWriter(path, Header(framework="torch" if force is _force_torch else "jax")) as writer:
+        planted = force(subject, fitted, plan, writer, mode, exact)
+        writer.finish()
+    return path, planted
+
+
+def _force_jax(
+    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, mode: str, exact: bool
+) -> dict[Key, str]:
+    from firstdiff.tracer.jax.capture import capture_jax
+    from firstdiff.tracer.jax.inputs import jax_input
+
+    done = capture_jax(
+        subject.model,
+        subject.call,
+        {name: jax_input(given.value, given.dtype) for name, given in inputs.items()},
+        sink=event_writer(writer),
+        mode=mode,  # type: ignore[arg-type]  # checked there
+        exact=exact,
+        framework=subject.framework,
+        module=subject.module,
+        verify=False,
+        values=dict(plan.values()),
+    )
+    return {**dict.fromkeys(done.planted, ""), **done.refused}
+
+
+def _force_torch(
+    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, mode: str, exact: bool
+) -> dict[Key, str]:
+    del mode, exact
+    from firstdiff.tracer.local_floor import Reference
+    from firstdiff.tracer.switches import model_dtype
+
+    taps = plan.keys()
+    model = Reference(
+        subject.model,
+        subject.call,
+        _tensors(inputs),
+        lambda key: plan.value(taps[key]) if key in taps else None,
+    )
+    forced = model.run(model_dtype(subject.model), event_writer(writer))
+    if isinstance(forced, str):
+        raise OptionError(f"{subject.name}: it does not run with given values: {forced}")
+    return dict.fromkeys(forced, "")
+
+
+def _judged(
+    plan: Planting,
+    truth: Trace,
+    own: Trace,
+    floors: Any,
+    planted: Mapping[Key, str],
+    judged: Judged,
+    inputs: Trace,
+) -> tuple[Any, Any]:
+    from firstdiff.diff.replayed import judge_replay
+
+    found = judge_replay(
+        plan,
+        truth,
+        own,
+        floors,
+        planted=lambda key: planted.get(key, "-") == "",
+        padding=padding_mask({name: inputs.input_values(name) for name in inputs.inputs}),
+        only=judged.only,
+        start=judged.start,
+    )
+    if not found[0]:
+        asked = " and ".join(
+            f"{name} {value}"
+            for name, value in (("--only", judged.only), ("--from", judged.start))
+            if value
+        )
+        paths = ", ".join(list(dict.fromkeys(t.row.name for t in plan.taps if t.row.name))[:4])
+        raise OptionError(
+            f"{asked or 'replay'}: no aligned activation; there are modules like {paths}"
+        )
+    return found
+
+
+def _finished(
+    result: tuple[Any, Any],
+    plan: Planting,
+    planted: Mapping[Key, str],
+    reference: str,
+    port: str,
+    seconds: tuple[float, float, int],
+) -> Replay:
+    from firstdiff.diff.replayed import Cost, Replay, faults_of
+
+    rows, unjudged = result
+    faults, suspects, without = faults_of(rows)
+    put = [tap for key, tap in plan.keys().items() if planted.get(key, "-") == ""]
+    nbytes = sum(tap.pair.port.place.nbytes for tap in put if tap.pair.port.place is not None)
+    return Replay(
+        plan.direction,
+        reference,
+        port,
+        _dtype(plan.reference, plan.port),
+        rows,
+        tuple(faults),
+        tuple(suspects),
+        tuple(without),
+        unjudged,
+        Cost(*seconds, planted=len(put), nbytes=nbytes),
+        tuple(_notes(plan, planted)),
+    )
+
+
+def _notes(plan: Planting, planted: Mapping[Key, str]) -> Iterator[str]:
+    """What stayed the model's own, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for key, tap in plan.keys().items():
+        reason = planted.get(key, "its shape or kind does not fit")
+        if reason:
+            reasons.setdefault(reason, []).append(f"{tap.row.name} {tap.row.label}")
+    for reason, names in reasons.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        yield f"not replaced: {shown}: {reason}"
