@@ -43,7 +43,7 @@ class CompleteContents(Contents):
         self._file = h5py.File(file.path, "r")
         try:
             attributes = _attributes(self._file)
-            if attributes.get("format") != "firstdiff":
+            if attributes.get("format") != b"firstdiff":
                 raise TraceError(f"{file.path} is an HDF5 file, but not a trace of firstdiff.")
             check_version(file, int(attributes.get("format_version", 0)))
             self.complete = attributes.get("complete") == 1
@@ -151,9 +151,12 @@ def _address(dataset: h5py.Dataset) -> int:
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:
+    """The root's attributes that are numbers or texts of fixed length, of those that a trace has.
+
+    Others are not even read: HDF5 would follow a text of variable length into a heap that has no checksum.
+    """
     found = {}
     for name in ("format", "format_version", "complete"):
-        value = file.attrs.get(name)
-        if isinstance(value, (str, np.integer)):
-            found[name] = value
+        if name in file.attrs and file.attrs.get_id(name).dtype.kind in "iuS":
+            found[name] = file.attrs[name]
     return found

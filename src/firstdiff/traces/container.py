@@ -11,7 +11,7 @@ import mmap
 import os
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -52,10 +52,15 @@ class Container:
         self._creation = _creation_properties()
         self._links = _link_properties()
 
-    def set_attribute(self, name: str, value: Any) -> None:
-        """Set an attribute of the root group."""
+    def set_attribute(self, name: str, value: int | bytes) -> None:
+        """Set an attribute of the root group: int64, or text of fixed length.
+
+        Text of variable length would lie in HDF5's global heap, the one structure of the file without a checksum;
+        a damaged one makes HDF5 loop for ever.
+        """
+        kind = h5py.string_dtype("utf-8", len(value)) if isinstance(value, bytes) else np.int64
         try:
-            self._file.attrs[name] = value
+            self._file.attrs.create(name, value, dtype=kind)
         except HDF5_ERRORS as error:
             raise failure(error) from error
 

@@ -33,7 +33,7 @@ class Draft:
             self._journal = Journal(self._container)
             for name, value in (("format_version", FORMAT_VERSION), ("complete", 0)):
                 self._container.set_attribute(name, value)
-            self._container.set_attribute("format", "firstdiff")
+            self._container.set_attribute("format", b"firstdiff")
             self._place_header("/header", header)
         except BaseException:
             self._container.close()
