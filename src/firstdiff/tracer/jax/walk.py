@@ -66,6 +66,7 @@ class Walk:
         put = put or {}
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, constants, strict=True))
         values.update(zip(jaxpr.invars, arguments, strict=True))
+        own: dict[Any, Any] = {}
         taken: Taken = {}
         here = [(number, slot.var) for number, slot in enumerate(self.slots) if slot.scope == scope]
         dead = _last_uses(jaxpr, {var for _, var in here if not isinstance(var, int)})
@@ -77,10 +78,14 @@ class Walk:
             operands = [read(atom) for atom in eqn.invars]
             results, inside = self.equation(eqn, operands, (*scope, number), put)
             taken.update(inside)
+            if eqn.primitive is tap_p and (*scope, number) in put:
+                _replace(eqn.invars[0], results[0], values, own)
             values.update(zip(eqn.outvars, results, strict=True))
             for var in dead.get(number, ()):
                 del values[var]
-        taken.update((number, read(var)) for number, var in here if not isinstance(var, int))
+        for number, var in here:
+            if not isinstance(var, int):
+                taken[number] = own[var] if var in own else read(var)
         return [read(atom) for atom in jaxpr.outvars], taken
 
     def equation(
@@ -124,6 +129,17 @@ class Walk:
     ) -> tuple[list[Any], Taken]:
         """`run` on a jaxpr that brings its constants."""
         return self.run(closed.jaxpr, closed.consts, arguments, scope, put)
+
+
+def _replace(atom: Any, value: Any, values: dict[Any, Any], own: dict[Any, Any]) -> None:
+    """Let what follows a tap in its own program see the planted value under the tapped name as well.
+
+    A value goes into a module and stays in a local variable (`residual = x`): both are to be right, or one
+    wrong residual connection would show twice. What the program had there before is kept in ``own``.
+    """
+    if not isinstance(atom, Literal):
+        own.setdefault(atom, values[atom])
+        values[atom] = value
 
 
 def below(put: Put, address: Address) -> Put:
