@@ -19,8 +19,12 @@ _LONGEST = 512
 _SAMPLES = 16_000
 
 
-def default_inputs(model: Any, seed: int = 0) -> dict[str, torch.Tensor] | None:
+def default_inputs(
+    model: Any, seed: int = 0, tokens: int | None = None
+) -> dict[str, torch.Tensor] | None:
     """Seeded inputs of two rows for a transformers ``model``; None for a kind of input that is not known.
+
+    ``tokens`` is the length of a text; None chooses it, at least 48 where the model has as many positions.
 
     Text: int64 `input_ids` (2, tokens) over the whole vocabulary and `attention_mask`, padded on the left
     for a causal model and on the right for others. Vision: `pixel_values` (2, channels, height, width).
@@ -35,7 +39,7 @@ def default_inputs(model: Any, seed: int = 0) -> dict[str, torch.Tensor] | None:
         "input_values": _sound,
     }
     maker = makers.get(model.main_input_name)
-    inputs = maker(model, generator) if maker else {}
+    inputs = maker(model, generator, tokens) if maker else {}
     if not inputs:
         return None
     if model.config.is_encoder_decoder and "decoder_input_ids" in accepted:
@@ -45,12 +49,15 @@ def default_inputs(model: Any, seed: int = 0) -> dict[str, torch.Tensor] | None:
     return {name: value for name, value in inputs.items() if name in accepted}
 
 
-def _text(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _text(
+    model: Any, generator: torch.Generator, tokens: int | None = None
+) -> dict[str, torch.Tensor]:
     config = model.config.get_text_config()
-    tokens = TOKENS
-    window = getattr(config, "sliding_window", None)
-    if isinstance(window, int) and tokens <= window <= _LONGEST - 16:
-        tokens = window + 16
+    if tokens is None:
+        tokens = TOKENS
+        window = getattr(config, "sliding_window", None)
+        if isinstance(window, int) and tokens <= window <= _LONGEST - 16:
+            tokens = window + 16
     limit = getattr(config, "max_position_embeddings", None)
     if isinstance(limit, int) and limit > 4:
         tokens = min(tokens, limit - 2)  # RoBERTa counts positions from 2
@@ -82,7 +89,9 @@ def _sees_beside_text(model: Any, accepted: Any) -> bool:
     return "pixel_values" in accepted and not any(hasattr(model.config, k) for k in image_tokens)
 
 
-def _image(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _image(
+    model: Any, generator: torch.Generator, _tokens: int | None = None
+) -> dict[str, torch.Tensor]:
     config = getattr(model.config, "vision_config", model.config)
     size = getattr(config, "image_size", None)
     if size is None:
@@ -92,7 +101,9 @@ def _image(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.randn(shape, generator=generator).to(model.dtype)}
 
 
-def _features(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _features(
+    model: Any, generator: torch.Generator, _tokens: int | None = None
+) -> dict[str, torch.Tensor]:
     """Whisper's spectrogram: (2, mel bins, twice the encoder's positions)."""
     config = model.config
     if not hasattr(config, "num_mel_bins") or not hasattr(config, "max_source_positions"):
@@ -101,7 +112,9 @@ def _features(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]
     return {"input_features": torch.randn(shape, generator=generator).to(model.dtype)}
 
 
-def _sound(model: Any, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _sound(
+    model: Any, generator: torch.Generator, _tokens: int | None = None
+) -> dict[str, torch.Tensor]:
     """One second of noise at 16 kHz."""
     shape = (len(PADDING), _SAMPLES)
     return {"input_values": torch.randn(shape, generator=generator).to(model.dtype)}

@@ -43,6 +43,7 @@ from firstdiff.traces.errors import CaptureError, FirstdiffError, OptionError, S
 if TYPE_CHECKING:
     from firstdiff.tracer.events import Sink
     from firstdiff.tracer.jax.plan import Slot
+    from firstdiff.tracer.jax.schedule import Occurrence
     from firstdiff.tracer.jax.walk import Put
     from firstdiff.traces.schema import Key
 
@@ -112,6 +113,16 @@ class Recording:
         self._steps += 1
         return result
 
+    def listed(self, inputs: Inputs) -> list[Occurrence]:
+        """The activations of one forward pass, in execution order, without their values.
+
+        The program is traced, not run, but for what decides its branches and trips. `SubjectError`
+        when the user's code raises.
+        """
+        split, fed = _split_of(self._fronts, self.model), split_pytree(dict(inputs))
+        program = self._trace(fed)
+        return schedule(program.plan, self._facts(program, [*split.arrays, *fed.arrays]))
+
     def finish(self) -> JaxCapture:
         """What was found. `CaptureError` when nothing was recorded: silence is never success."""
         if not self._events:
@@ -153,12 +164,7 @@ class Recording:
     ) -> tuple[Program, Any, tuple[Slot, ...], Put]:
         """The program with values put in. Which branches and trips there are is found by a run
         without them."""
-        slots = tuple(program.plan.facts)
-        facts = {}
-        if slots:
-            _, taken = executable(program, slots, mode=self.mode, exact=self.exact)(arguments, {})
-            facts = {slot: on_host(taken[number]) for number, slot in enumerate(slots)}
-        occurrences = schedule(program.plan, facts, step=self._steps)
+        occurrences = schedule(program.plan, self._facts(program, arguments), step=self._steps)
         values = {key: value for key, value in self.values.items() if key.step == self._steps}
         planting = plan_planting(occurrences, values, self.max_iterations)
         self._planted.extend(planting.planted)
@@ -167,6 +173,15 @@ class Recording:
         slots = wanted_slots(program, self.selection)
         run = executable(program, slots, mode=self.mode, exact=self.exact, cuts=planting.cuts)
         return program, run, slots, planting.put
+
+    def _facts(self, program: Program, arguments: Sequence[Any]) -> dict[Slot, np.ndarray]:
+        """Branch indices and trip counts of a run without anything taken or put."""
+        slots = tuple(program.plan.facts)
+        if not slots:
+            return {}
+        with _users_code("running the model failed"):
+            _, taken = executable(program, slots, mode=self.mode, exact=self.exact)(arguments, {})
+        return {slot: on_host(taken[number]) for number, slot in enumerate(slots)}
 
     def _trace(self, fed: Split) -> Program:
         """The call with taps of modules and of the user, or of plain functions where there are

@@ -1,0 +1,101 @@
+"""`bisect`: where a port first goes wrong, found in O(log n) runs or readings for n blocks.
+
+A run records one cut or one block; of two traces, the cuts in question and one block are read.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from firstdiff.bisection_runs import SubjectBisection
+from firstdiff.bisection_traces import TraceBisection
+from firstdiff.diff.align import align
+from firstdiff.diff.inputs import check_inputs
+from firstdiff.diff.mapping import read_map
+from firstdiff.inputs import trace_inputs
+from firstdiff.partial_runs import PartialRuns
+from firstdiff.recording import as_subject, fit_inputs
+from firstdiff.traces import open_trace
+from firstdiff.traces.errors import OptionError
+
+if TYPE_CHECKING:
+    from firstdiff.diff.bisection import Bisection, Step
+    from firstdiff.models.subject import Subject
+    from firstdiff.traces import Trace
+
+
+def bisect(
+    reference: str | Path,
+    port: str | Path | Subject | Any,
+    *,
+    map: str | Path | None = None,
+    dtype: str | None = None,
+    mode: Literal["jit", "eager"] = "jit",
+    exact: bool = False,
+    framework: str | None = None,
+    on_step: Callable[[Step], None] = lambda _step: None,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> Bisection:
+    """Search the depth of the model for the first fault of ``port``, and for the last one.
+
+    ``port`` is a subject, or a trace of it. A subject is run O(log n) times for n blocks on the reference's inputs,
+    recording at most one block's activations at a time: works where a full capture does not fit. Of a trace,
+    O(log n) activations at block boundaries are read and those of one block.
+
+    Args:
+        reference: its trace, with elements.
+        port: the port's trace, or what `check` takes.
+        map: TOML file of module pairs.
+        dtype: load the port's weights in this dtype.
+        mode, exact, framework: as in `check`, for JAX.
+        on_step: is told each question and its answer.
+        progress: is told what is going on.
+
+    Raises:
+        TraceError: a trace cannot be read.
+        SubjectError: the port cannot be loaded or run.
+        InputMismatch: the two traces were made from different inputs.
+        OptionError: the model has no blocks to search, or the reference holds digests only.
+    """
+    with open_trace(reference) as ours:
+        if is_trace(port):
+            if dtype or framework:
+                raise OptionError(
+                    f"{port} is a trace: dtype and framework apply to a subject that is run"
+                )
+            with open_trace(port) as theirs:
+                return _traces(ours, theirs, map, on_step)
+        if all(a.place is None for a in ours.activations):
+            raise OptionError(
+                f"{ours.path} holds digests only, so there is nothing to plant in the port; "
+                f"capture the reference without --digest, or bisect two traces"
+            )
+        progress("loading the port")
+        subject = as_subject(port, dtype, framework)
+        inputs, _ = fit_inputs(subject, trace_inputs(ours))
+        with tempfile.TemporaryDirectory(prefix="firstdiff-bisect-") as folder:
+            runs = PartialRuns(subject, inputs, Path(folder), mode=mode, exact=exact)
+            progress("tracing the port")
+            listing = runs.listing()
+            pairs = align(ours.activations, listing, path_map=read_map(_path(map))).pairs
+            return SubjectBisection(ours, runs, listing, pairs, on_step, progress).search()
+
+
+def _traces(
+    ours: Trace, theirs: Trace, map: str | Path | None, on_step: Callable[[Step], None]
+) -> Bisection:
+    check_inputs(ours, theirs)
+    pairs = align(ours.activations, theirs.activations, path_map=read_map(_path(map))).pairs
+    return TraceBisection(ours, theirs, pairs, on_step).search()
+
+
+def is_trace(port: object) -> bool:
+    """Whether ``port`` names a file, which a subject (`file.py:name`, `hf:DIR`) never does."""
+    return isinstance(port, str | Path) and Path(port).is_file()
+
+
+def _path(map: str | Path | None) -> Path | None:
+    return None if map is None else Path(map)
