@@ -56,7 +56,7 @@ def _reshaped(twin: Twin, random: np.random.Generator) -> Damage | None:
         return None
     value = twin.values[name]
     twin.values[name] = np.ascontiguousarray(value.T).reshape(value.shape)
-    return Damage("reshaped instead of transposed", (name,), ("not transposed", "wrongly transposed", "reordered", "differs", "never loaded"))
+    return Damage("reshaped instead of transposed", (name,), ("not transposed", "wrongly transposed", "reordered", "differs", "never loaded", "missing", "partly"))
 
 
 def _exchanged(twin: Twin, random: np.random.Generator) -> Damage | None:
@@ -66,7 +66,7 @@ def _exchanged(twin: Twin, random: np.random.Generator) -> Damage | None:
     peers = _peers(twin, name)
     other = peers[random.integers(len(peers))]
     twin.values[name], twin.values[other] = twin.values[other], twin.values[name]
-    return Damage("exchanged", (name, other), ("exchanged", "duplicated", "missing", "wrongly transposed", "not transposed"))
+    return Damage("exchanged", (name, other), ("exchanged", "duplicated", "missing", "partly"))
 
 
 def _peers(twin: Twin, name: str) -> list[str]:
@@ -134,7 +134,7 @@ def _duplicated(twin: Twin, random: np.random.Generator) -> Damage | None:
         return None
     peers = _peers(twin, name)
     twin.values[name] = twin.values[peers[random.integers(len(peers))]].copy()
-    return Damage("duplicated", (name,), ("duplicated", "missing", "never loaded", "exchanged"))
+    return Damage("duplicated", (name,), ("duplicated", "missing", "never loaded", "exchanged", "partly"))
 
 
 def _element(twin: Twin, random: np.random.Generator) -> Damage | None:

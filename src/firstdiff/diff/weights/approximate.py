@@ -105,13 +105,13 @@ def _explain(
         return (left, {"detail": words, "certain": True}) if words else None
     if left < limit and not isclose(factor, 1, rel_tol=limit):
         return left, {"scale": factor}
+    same = int(np.count_nonzero(x == y))
+    if 2 * same > x.size:
+        return left, {"detail": f"{x.size - same} of {x.size} {'sampled ' if x.size == SAMPLE else ''}elements differ"}
     if left < CLOSE and abs(factor - 1) < CLOSE:
         bits = _levels(reference, port, ours, theirs, one)
         distance = float(np.linalg.norm(y - x) / np.linalg.norm(x))
         words = f"quantised to {bits} bits and back; " if bits else ""
-        same = int(np.count_nonzero(x == y))
-        if not bits and same > 0.5 * x.size:
-            words = f"{x.size - same} of {x.size} sampled elements differ; "
         return distance, {"detail": f"{words}relative L2 {distance:.2g}"}
     return None
 

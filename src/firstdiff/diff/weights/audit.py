@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from firstdiff.diff.weights.judge import Judge
 from firstdiff.diff.weights.leftover import Leftovers
-from firstdiff.diff.weights.match import Side
+from firstdiff.diff.weights.match import Match, Side
 from firstdiff.diff.weights.search import Found, search
 from firstdiff.diff.weights.verdict import Verdict
 from firstdiff.traces.parameters import Parameter
@@ -91,8 +91,14 @@ def judge(found: Found) -> Audit:
     rest = Leftovers(found, bench)
     matched = {m.reference for m in found.matches}
     by_number: dict[int, list[Verdict]] = {}
+    pieces: dict[int, list[Match]] = {}
     for match in found.matches:
-        by_number.setdefault(match.reference, []).append(bench.verdict(match))
+        pieces.setdefault(match.reference, []).append(match)
+    for number, matches in pieces.items():
+        lost = bench.partial(matches)
+        verdicts_of = [bench.verdict(match) for match in matches]
+        alone = lost is not None and len(matches) == 1 and verdicts_of[0].status != "wrong"
+        by_number[number] = ([] if alone else verdicts_of) + ([lost] if lost is not None else [])
     for number in range(len(found.reference)):
         if number not in matched:
             by_number[number] = [rest.missing(number)]

@@ -78,6 +78,29 @@ class Expectation:
         found = self.named(number) or self._as_in_other_layers(number) or self._beside_siblings(number, taken)
         return found or self._only_one_left(number, taken)
 
+    def other_parts(self, pieces: Sequence[Match]) -> str:
+        """The port's parameter, as in other layers, for the part that none of ``pieces`` holds; empty when unknown."""
+        number = pieces[0].reference
+        template = self.ours[number].template
+        known = {m.reference_part for m in pieces}
+        for (one, part), votes in self.votes.items():
+            if one == template and part and part not in known:
+                found = self._place_of(number, votes)
+                if found and found not in {self.port.parameters[m.port].name for m in pieces}:
+                    return found
+        return ""
+
+    def part_elsewhere(self, number: int) -> str:
+        """Where, going by other layers, a fused port parameter should hold reference parameter ``number``."""
+        return self._place_of(number, self.votes.get((self.ours[number].template, ""), Counter()))
+
+    def _place_of(self, number: int, votes: Counter[Key]) -> str:
+        for (template, part), _ in votes.most_common(1):
+            for other in self._by_template.get(template, ()):
+                if self.theirs[other].index == self.ours[number].index or not self.theirs[other].index:
+                    return f"{self.port.parameters[other].name} {part}".strip()
+        return ""
+
     def likeness(self, ours: Unit, theirs: Unit) -> float:
         """How well the names of two units agree, for choosing between equal values."""
         first, second = self.ours[ours.number], self.theirs[theirs.number]

@@ -15,6 +15,7 @@ import numpy as np
 
 from firstdiff.diff.weights.grain import GRAINS, numbers, round_to
 from firstdiff.diff.weights.match import Fixed, Match, Side, Turn, selector
+from firstdiff.diff.weights.naming import parse
 from firstdiff.diff.weights.pattern import Pattern, recognise
 
 LEAST_SHARE = 0.02
@@ -49,6 +50,7 @@ class FibreIndex:
     def __init__(self, port: Side, which: Iterable[int], grain: str) -> None:
         """Index the parameters ``which`` at ``grain``."""
         self.port, self.grain = port, grain
+        self._layers = [parse(p.name).index for p in port.parameters]
         by_length: dict[int, list[tuple[Group, np.ndarray]]] = defaultdict(list)
         for number in which:
             shape = port.parameters[number].shape
@@ -66,7 +68,8 @@ class FibreIndex:
         for axis in sorted(fibres, key=lambda a: -shape[a]):
             if shape[axis] not in self._fibres or shape[axis] == 1:
                 continue
-            found = self._look_up(fibres[axis].reshape(-1), self._fibres[shape[axis]])
+            layer = parse(reference.parameters[number].name).index
+            found = self._look_up(fibres[axis].reshape(-1), self._fibres[shape[axis]], layer)
             covered = sum(len(ours) for _, ours, _ in found) / fibres[axis].size
             if covered < rank[0]:
                 continue
@@ -79,16 +82,25 @@ class FibreIndex:
                 break
         return best
 
-    def _look_up(self, wanted: np.ndarray, among: _Fibres) -> list[tuple[Group, np.ndarray, np.ndarray]]:
-        """(group, which of ``wanted``, where in the group): fullest groups first; each is found once at most."""
+    def _look_up(
+        self, wanted: np.ndarray, among: _Fibres, layer: tuple[int, ...]
+    ) -> list[tuple[Group, np.ndarray, np.ndarray]]:
+        """(group, which of ``wanted``, where in the group): fullest groups first, of equal ones that of the same
+        layer; each fibre is found once at most."""
         low = np.searchsorted(among.hashes, wanted)
         hit = low < among.hashes.size
         hit[hit] = among.hashes[low[hit]] == wanted[hit]
+        last_ = np.searchsorted(among.hashes, wanted[hit], side="right")
+        several = last_ - low[hit]
         votes = np.bincount(among.groups[low[hit]], minlength=len(among.members))
+        if several.size and several.max() > 1:  # copies: each of their groups may be meant
+            every = np.concatenate([np.arange(a, b) for a, b in zip(low[hit], last_, strict=True)])
+            votes = np.bincount(among.groups[every], minlength=len(among.members))
+        own = np.array([self._layers[member[0]] != layer for member in among.members])
         rank = _rank(wanted)
         left = hit.copy()
         found = []
-        for group in np.argsort(-votes, kind="stable")[:MOST_GROUPS]:
+        for group in np.lexsort((own, -votes))[:MOST_GROUPS]:
             if not left.any() or not votes[group]:
                 break
             hashes, flat = among.own[group]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
@@ -196,11 +196,30 @@ class Judge:
         name = self.reference.parameters[match.reference].name
         if match.detail.startswith(("quantised", "int", "uint", "float8")):
             return Fault("note", "quantised", f"{name}: {match.detail}")
-        if match.share == 1.0 and (not match.detail or not match.certain):
-            return None
+        if match.share < 1.0 or not match.detail or not match.certain:
+            return None  # what is missing from pieces is judged for all of them together
         unit = self.port_name(Unit(match.port, match.port_fixed), match.port_part)
-        finding: Finding = "partly" if match.share < 1.0 else "differs"
-        return Fault("wrong", finding, f"{unit} is not quite the reference's {name}: {match.detail}", "load it again")
+        return Fault("wrong", "differs", f"{unit} is not quite the reference's {name}: {match.detail}", "load it again")
+
+    def partial(self, matches: Sequence[Match]) -> Verdict | None:
+        """The verdict on what is missing from a parameter that was found in pieces; None when nothing is."""
+        first = matches[0]
+        if first.share == 1.0:
+            return None
+        name = self.reference.parameters[first.reference].name
+        ports = {m.port for m in matches}
+        where = self.port_name(Unit(first.port, first.port_fixed), first.port_part) if len(ports) == 1 else ""
+        where = self.found.expectation.other_parts(matches) or where
+        return Verdict(
+            name,
+            where,
+            "wrong",
+            "partly",
+            words=f"{where or 'the port'} does not hold all of the reference's {name}: {first.detail}",
+            remedy="load it again",
+            module=self.reference.parameters[first.reference].owner,
+            port_module=where.split(" ")[0].rpartition(".")[0],
+        )
 
     def _turned(self, match: Match) -> Fault | None:
         if not match.turn or match.forced:

@@ -74,6 +74,10 @@ class Leftovers:
             return self._verdict(parameter, "", "neutral", f"not in the port; all {known.max:g}, so nothing is lost")
         if parameter.kind == "buffer" and parameter.leaf not in ("running_mean", "running_var"):
             return self._verdict(parameter, "", "computed", "a buffer that the port has not")
+        where = self.found.expectation.part_elsewhere(number)
+        if where:
+            words = f"{where} does not hold the reference's {parameter.name}: other values"
+            return self._verdict(parameter, where, "missing", words, f"load {parameter.name} there")
         tied = " (tied to its embedding?); the reference's is a matrix of its own" if _is_head(parameter) else ""
         words = f"{parameter.name} is missing: the port has no parameter with its values{tied}"
         return self._verdict(parameter, "", "missing", words, "load it, or add what uses it")
@@ -108,11 +112,17 @@ class Leftovers:
         if is_embedding(other) and _is_head(parameter):
             words = f"a copy of {other.name}: tied in the reference"
             return Verdict("", where, "right", "tied", words=words, port_module=parameter.owner)
-        if unit is None and self.found.expectation.namesake(Unit(number)) is None:
+        if unit is None and not self._has_own(number):
             words = f"a copy of {other.name}"
             return Verdict("", where, "note", "tied", words=words, port_module=parameter.owner)
         words = f"{where} is a second copy of the reference's {other.name}"
         return Verdict("", where, "wrong", "duplicated", words=words, remedy="load its own values", port_module=parameter.owner)
+
+    def _has_own(self, number: int) -> bool:
+        """Whether its like in other layers, or its namesake, says that it ought to hold values of its own."""
+        expectation = self.found.expectation
+        template = expectation.theirs[number].template
+        return expectation.namesake(Unit(number)) is not None or any(key[0] == template for key in expectation.claims)
 
     def _unused(self, number: int, parameter: Parameter) -> Verdict:
         known, where = self.found.port.prints[number], parameter.name
@@ -129,6 +139,9 @@ class Leftovers:
             words = f"{where} is not tied: the reference has no head of its own, it uses {tables[0].name}; this one was never loaded{looks}"
             remedy = f"tie it, or load {tables[0].name} into it"
             return Verdict("", where, "wrong", "untied", words=words, remedy=remedy, port_module=owner)
+        if self._has_own(number):
+            words = f"{where} holds nothing of the reference{looks}"
+            return Verdict("", where, "wrong", "differs", words=words, remedy="load it again", port_module=owner)
         words = f"{where} is unused, or was never loaded: nothing in the reference has its values{looks}"
         return Verdict("", where, "wrong", "unused", words=words, remedy="remove it, or load it", port_module=owner)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from firstdiff.diff.weights.audit import Audit
-from firstdiff.diff.weights.naming import family
+from firstdiff.diff.weights.naming import family, parse
 from firstdiff.diff.weights.verdict import Verdict
 
 _WORDS = {
@@ -39,27 +39,41 @@ def lines(audit: Audit, *, all_rows: bool = False) -> list[str]:
 
 
 def grouped(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
-    """Verdicts that differ only in the layer; of two layers that are exchanged, all parameters."""
-    groups: dict[tuple[str, ...], list[Verdict]] = {}
+    """Verdicts that say the same: of all layers, or of all parameters of one layer, whichever gives fewer groups."""
+    by_finding: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        groups.setdefault(_kind(verdict), []).append(verdict)
-    whole: dict[tuple[str, ...], list[Verdict]] = {}
-    for group in groups.values():
-        for verdict in group:
-            whole.setdefault(_layers(verdict) if len(group) < 3 else _kind(verdict), []).append(verdict)
-    return list(whole.values())
+        by_finding.setdefault(verdict.finding, []).append(verdict)
+    found: list[list[Verdict]] = []
+    for same in by_finding.values():
+        ways = [_group(same, key) for key in (_kind, _layers)]
+        found += min(ways, key=len)
+    return found
 
 
-def _kind(verdict: Verdict) -> tuple[str, ...]:
-    return verdict.finding, family(verdict.reference), family(verdict.port.split("[")[0])
+def _group(verdicts: Iterable[Verdict], key: Callable[[Verdict], object]) -> list[list[Verdict]]:
+    groups: dict[object, list[Verdict]] = {}
+    for verdict in verdicts:
+        groups.setdefault(key(verdict), []).append(verdict)
+    return list(groups.values())
 
 
-def _layers(verdict: Verdict) -> tuple[str, ...]:
-    """Finding and both layers, for what concerns layers as a whole; else `_kind`."""
-    ours, theirs = _layer(verdict.reference), _layer(verdict.port)
-    if verdict.finding not in _SAME or not ours or not theirs:
+def _kind(verdict: Verdict) -> object:
+    """The same for all layers, and for both of two roles that are exchanged."""
+    ours, theirs = verdict.reference, verdict.port.split("[")[0].split(" ")[0]
+    if verdict.finding == "exchanged":
+        words = frozenset(parse(name).template[-2:] for name in (ours, theirs))
+        return words if len(words) > 1 else (words, frozenset(parse(name).index for name in (ours, theirs)))
+    return family(ours), family(theirs)
+
+
+def _layers(verdict: Verdict) -> object:
+    """The same for all parameters of a layer, and for both of two layers that are exchanged."""
+    ours, theirs = _layer(verdict.reference), _layer(verdict.port.split("[")[0])
+    if not ours or not theirs or verdict.finding not in _SAME:
         return _kind(verdict)
-    return verdict.finding, ours, theirs
+    if verdict.finding == "exchanged":
+        return frozenset(parse(name).index[:1] for name in (verdict.reference, verdict.port))
+    return ours, theirs
 
 
 def _layer(name: str) -> str:
@@ -75,8 +89,8 @@ def _sentence(group: list[Verdict]) -> str:
     first = group[0]
     text = first.words
     if len(group) > 1:
-        one_layer = len({_layer(v.reference) for v in group}) == 1 and len({_kind(v) for v in group}) > 1
-        more = f"{len(group) - 1} more of that layer" if one_layer else f"{len(group) - 1} more like it"
+        kinds = {family(v.reference) for v in group}
+        more = f"{len(group) - 1} more of these layers" if len(kinds) > 2 else f"{len(group) - 1} more like it"
         text = f"{text} (and {more})"
     return f"{text}: {first.remedy}" if first.remedy else text
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from firstdiff.diff.weights.approximate import compare
 from firstdiff.diff.weights.arrangement import solid
-from firstdiff.diff.weights.coverage import covered, lost
+from firstdiff.diff.weights.coverage import covered, incomplete, lost
 from firstdiff.diff.weights.expectation import Expectation
 from firstdiff.diff.weights.fingerprint import fingerprint_all
 from firstdiff.diff.weights.fused import scattered
@@ -126,23 +126,29 @@ def _assign(ours: Side, theirs: Side, expectation: Expectation) -> tuple[list[Ma
 def _parts(ours: Side, theirs: Side, known: Sequence[Match], expectation: Expectation) -> list[Match]:
     """Fused and damaged parameters, then vectors, then scaled ones."""
     found: list[Match] = []
+    templates = ([n.template for n in expectation.ours], [n.template for n in expectation.theirs])
 
     def left() -> tuple[list[int], list[int]]:
         everything = [*known, *found]
         return (
-            _unfinished(ours, everything),
+            incomplete(ours, everything),
             _left(len(theirs), (m.port for m in everything if m.rows is None and not m.port_fixed)),
         )
 
     for pieces in scattered(ours, theirs, *left()):
         found += pieces
     found += _scaled(ours, theirs, left()[0], found, {m.port for m in known})
-    here, there = left()
-    here = [n for n in here if len(solid(ours.parameters[n].shape)) <= 1]
-    found += _first_each(followed(ours, theirs, here, there, found))
-    here = [n for n in left()[0] if len(solid(ours.parameters[n].shape)) <= 1]
-    templates = ([n.template for n in expectation.ours], [n.template for n in expectation.theirs])
-    found += as_elsewhere(ours, theirs, here, [m for m in found if m.along[0] < 0], templates)
+    found = covered(ours, [*known, *found])[len(known) :]
+    for complete in (True, False):  # a whole weight first: of a damaged one some rows are not known
+        here, there = left()
+        here = [n for n in here if len(solid(ours.parameters[n].shape)) <= 1]
+        leaders = [m for m in found if (m.share == 1.0) == complete]
+        found += covered(ours, _first_each(followed(ours, theirs, here, there, leaders)))
+        taught = [m for m in found if m.along[0] < 0]
+        partly = {m.reference for m in taught if m.share < 1.0}
+        here = [n for n in left()[0] if len(solid(ours.parameters[n].shape)) <= 1]
+        more = as_elsewhere(ours, theirs, [*here, *partly], taught, templates)
+        found = covered(ours, [*known, *found, *(m for m in more if not _overlaps(m, taught))])[len(known) :]
     here, there = left()
     found += _first_each(contained(ours, theirs, here, there))
     here, there = left()
@@ -164,9 +170,12 @@ def _scaled(ours: Side, theirs: Side, left: Sequence[int], found: Sequence[Match
     return list(scaled(ours, theirs, wanted, [n for n in range(len(theirs)) if n not in whole])) if wanted else []
 
 
-def _unfinished(ours: Side, matches: Sequence[Match]) -> list[int]:
-    """Reference parameters without a match. (One whose slices were found has matches.)"""
-    return _left(len(ours), (m.reference for m in matches))
+def _overlaps(match: Match, known: Iterable[Match]) -> bool:
+    """Whether a piece holds elements of the reference that one of ``known`` holds already."""
+    return match.rows is not None and any(
+        other.rows is not None and other.reference == match.reference and np.isin(match.rows[0], other.rows[0]).any()
+        for other in known
+    )
 
 
 def _first_each(found: Iterable[Match]) -> list[Match]:
@@ -186,7 +195,7 @@ def _by_place(ours: Side, theirs: Side, expectation: Expectation, known: Sequenc
     """Parameters that are constant, or merely related to what stands where they ought to be."""
     found: list[Match] = []
     taken = _taken(known)
-    for number in _unfinished(ours, known):
+    for number in _left(len(ours), (m.reference for m in known)):
         unit = expectation.expected(number, taken)
         if unit is None or unit in taken:
             continue

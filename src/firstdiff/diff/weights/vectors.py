@@ -144,15 +144,15 @@ def as_elsewhere(
 
     ``templates`` are what the parameters of both sides are called, whatever the layer.
     """
-    taught: dict[object, list[Match]] = {}
+    taught: dict[object, dict[int, list[Match]]] = {}
     for match in known:
-        if match.rows is not None:
-            taught.setdefault(templates[0][match.reference], []).append(match)
+        if match.rows is not None and match.share == 1.0:
+            taught.setdefault(templates[0][match.reference], {}).setdefault(match.reference, []).append(match)
     for number in ours:
-        for match in taught.get(templates[0][number], ())[:_MOST_TEACHERS]:
-            found = _like(reference, port, number, match, templates[1])
-            if found is not None:
-                yield found
+        for pieces in list(taught.get(templates[0][number], {}).values())[:_MOST_TEACHERS]:
+            found = [_like(reference, port, number, match, templates[1]) for match in pieces]
+            if any(found):
+                yield from (match for match in found if match is not None)
                 break
 
 
