@@ -59,8 +59,11 @@ class Model(eqx.Module):
         self.tied = eqx.nn.Shared(pair, where=lambda p: p[1].weight, get=lambda p: p[0].weight)
         self.unused = eqx.nn.Linear(4, 4, key=d)
 
+    def get_scale(self):
+        return jnp.float32(2)
+
     def __call__(self, ids):
-        x = self.encode(ids)
+        x = self.encode(ids) * self.get_scale()
         for block in (*self.blocks, self.again):
             x, _ = jax.vmap(block)(x)
         first, second = self.tied()
@@ -93,7 +96,7 @@ def test_inputs_and_outputs_are_named_by_path_method_and_leaf(model, record):
         ":1.keys",
     ]
     assert recorded.names == [
-        *("(ids)", ".encode(ids)", "embedding(x)", "embedding:", ".encode:"),
+        *("(ids)", ".encode(ids)", "embedding(x)", "embedding:", ".encode:", ".get_scale:"),
         *("blocks.0" + name for name in block),
         *("blocks.1" + name for name in block),
         *("blocks.1" + name + "#1" for name in block),

@@ -47,7 +47,7 @@ def forward(ids):
     return Net()(embed(ids)) @ embed.embeddings.T
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def transformed():
     run = hk.without_apply_rng(hk.transform(forward))
     return run.init(jax.random.key(2), IDS), lambda params, ids: run.apply(params, ids)

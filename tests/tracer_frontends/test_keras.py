@@ -52,7 +52,7 @@ class Model(keras.Model):
         return self.embed(ids)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model() -> Model:
     keras.utils.set_random_seed(1)
     made = Model()
@@ -118,6 +118,25 @@ def test_stateless_calls_and_other_methods(model, record):
         *(".encode(ids)", "embed(inputs)", "embed:", ".encode:"),
         *("blocks.0.norm(inputs)", "blocks.0.norm:"),
     ]
+
+
+def test_a_class_with_a_call_of_its_own_is_recorded_once(record):
+    class Task(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def __call__(self, *args, **kwargs):
+            return super().__call__(*args, **kwargs)
+
+        def call(self, x):
+            return self.dense(x)
+
+    task = Task()
+    task(jnp.ones((1, 3)))
+    recorded = record(task, None, {"x": jnp.ones((1, 3))})
+    assert recorded.names == ["(x)", "dense(inputs)", "dense:", ":"]
+    assert recorded.capture.never_fired == ()
 
 
 def test_functional_models_are_numbered_within_themselves(record):

@@ -18,7 +18,7 @@ from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 from firstdiff.tracer.jax.call import tap_call
 from firstdiff.tracer.jax.frontend import Split
-from firstdiff.tracer.jax.methods import patched, recorded_methods
+from firstdiff.tracer.jax.methods import definer, patched, recorded_methods
 from firstdiff.traces.errors import SubjectError
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ class KerasFrontEnd:
     def installed(self, model: Any) -> Iterator[Any]:
         """Patch `Layer.__call__` and further public methods of the user's layers, while inside."""
         paths: dict[int, str] = {}
-        methods = dict.fromkeys([(keras.Layer, "__call__"), (keras.Layer, "stateless_call")])
+        methods: dict[tuple[type, str], None] = {(keras.Layer, "stateless_call"): None}
         for path, layer, is_alias in _places(model):
             if not is_alias:
                 paths[id(layer)] = path
-                methods.update(dict.fromkeys(_further_methods(type(layer))))
+                methods.update(dict.fromkeys(_methods(type(layer))))
 
         def around(
             name: str, method: Any, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -132,8 +132,9 @@ class _Stateless:
         return scoped
 
 
-def _further_methods(cls: type) -> Iterator[tuple[type, str]]:
-    """Methods like `call_with_cache` that classes outside Keras itself define."""
+def _methods(cls: type) -> Iterator[tuple[type, str]]:
+    """`__call__`, and methods like `call_with_cache` that classes outside Keras itself define."""
+    yield definer(cls, "__call__") or keras.Layer, "__call__"
     for name, (owner, _) in recorded_methods(cls, _BASES).items():
         if name != "__call__" and owner.__module__.partition(".")[0] != "keras":
             yield owner, name

@@ -12,7 +12,7 @@ Around: TypeAlias = Callable[[str, Any, Any, tuple[Any, ...], dict[str, Any]], A
 """``around(name, method, self, args, kwargs)`` runs in place of a method; ``method`` is the unbound
 original."""
 
-_PREPARING = ("setup", "init", "reset", "build", "set_", "get_", "load", "save", "from_", "to_")
+_PREPARING = ("setup", "init", "reset", "build", "set_", "load", "save", "from_")
 _NO_METHOD = (type, staticmethod, classmethod, property)
 
 
