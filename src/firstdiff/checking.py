@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.inputs import trace_inputs
-from firstdiff.recording import capture
+from firstdiff.recording import as_subject, capture
 from firstdiff.traces import open_trace
+from firstdiff.traces.errors import FirstdiffError
 
 if TYPE_CHECKING:
     from firstdiff.diff import Diff
@@ -22,12 +24,15 @@ def check(
     *,
     output: str | Path | None = None,
     map: str | Path | None = None,
+    replay: bool = True,
     progress: Callable[[str], None] = lambda _message: None,
     **options: Any,
 ) -> Diff:
     """Run ``subject`` on the inputs of the trace ``reference`` and diff the two.
 
     ``output`` keeps the port's trace; without it the trace lies in a temporary folder and is removed.
+    After a divergence the port is run once more with the reference's values planted, unless ``replay`` is false,
+    and what else is wrong is said in `Diff.other_faults`.
     ``options`` are those of `capture`: dtype, select, mode, exact, framework, verify, force.
 
     Raises:
@@ -39,9 +44,34 @@ def check(
 
     with open_trace(reference) as trace:
         inputs = trace_inputs(trace)
+    if isinstance(subject, str):
+        progress("loading the model")
+        subject = as_subject(subject, options.pop("dtype", None), options.pop("framework", None))
     with tempfile.TemporaryDirectory(prefix="firstdiff-") as scratch:
         path = Path(output) if output is not None else Path(scratch) / "port.h5"
         progress("capturing the port")
         capture(subject, path, inputs=inputs, floor=(), progress=progress, **options)
         progress("comparing")
-        return diff(reference, path, map=map)
+        result = diff(reference, path, map=map)
+        if result.finding is None or not replay:
+            return result
+        modes = {name: options[name] for name in ("mode", "exact") if name in options}
+        return with_other_faults(result, reference, subject, path, progress=progress, **modes)
+
+
+def with_other_faults(
+    result: Diff, reference: str | Path, subject: Any, port: Path, **options: Any
+) -> Diff:
+    """``result``, a divergence of ``subject``, with what a port replay says of further faults."""
+    from firstdiff.diff.faults import listed
+    from firstdiff.replaying import replay_port
+
+    assert result.finding is not None, "without a divergence there are no other faults"
+    try:
+        found = replay_port(reference, as_subject(subject), free=(port, result), **options)
+    except FirstdiffError as error:
+        note = f"Other faults were not looked for: {error}"
+        return replace(result, notes=(*result.notes, note))
+    first = {result.finding.order, *result.finding.repeats}
+    others = [fault for fault in found.faults if fault.finding.order not in first]
+    return replace(result, other_faults=listed(others))

@@ -118,6 +118,11 @@ def together(names: Iterable[str]) -> str:
     return ", ".join(found)
 
 
+def listed(faults: Sequence[Fault]) -> str:
+    """All ``faults`` in one sentence: `lm_head; glue in layers.{1-3}.self_attn, between q_proj and o_proj.`"""
+    return f"{'; '.join(title for title, _ in merged(faults)) or 'none'}."
+
+
 def merged(faults: Sequence[Fault]) -> list[tuple[str, list[Fault]]]:
     """Faults that say the same of several layers as one: (`glue in layers.{0-3}.self_attn, ...`, its faults)."""
     import re

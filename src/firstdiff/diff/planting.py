@@ -71,7 +71,7 @@ class Planting:
             mask = _as_mask(giver, taker)
             if mask is not None:
                 giver = mask
-        laid = _laid(giver.stored, tap.layout, self.direction)
+        laid = _laid(giver.stored, tap, self.direction)
         return None if laid is None else (np.ascontiguousarray(laid), giver.dtype)
 
     def values(self) -> Iterator[tuple[Key, np.ndarray]]:
@@ -135,17 +135,24 @@ def _layout(row: Row, pair: Pair, known: dict[tuple[object, object], Layout]) ->
     return row.layout or (fitting[0] if fitting else broadcast(ours, theirs))
 
 
-def _laid(value: np.ndarray, layout: Layout, direction: Direction) -> np.ndarray | None:
-    """``value`` of the giver in the taker's layout; None when the port's shape cannot hold it."""
-    if direction == "reference":
-        return layout.port(value).reshape(layout.reference_shape)
-    value = value.reshape(layout.shape)
+def _laid(value: np.ndarray, tap: Tap, direction: Direction) -> np.ndarray | None:
+    """``value`` of the giver in the taker's layout; None when the taker's shape cannot hold it."""
+    layout, pair = tap.layout, tap.pair
+    view = layout.port(value) if direction == "reference" else layout.reference(value)
     if layout.kind == "broadcast":
-        kept = tuple(slice(0, 1) if n == 1 else slice(None) for n in layout.port_shape)
-        if not np.array_equal(np.broadcast_to(value[kept], value.shape), value):
-            return None
-        return value[kept].reshape(layout.own_shape)
-    return value.transpose(np.argsort(layout.permutation)).reshape(layout.own_shape)
+        return once(view, (pair.reference if direction == "reference" else pair.port).shape)
+    if direction == "reference":
+        return view.reshape(pair.reference.shape)
+    return view.transpose(np.argsort(layout.permutation)).reshape(pair.port.shape)
+
+
+def once(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """``value`` in ``shape``, without its repetitions; None where they are no repetitions."""
+    padded = (1,) * (value.ndim - len(shape)) + shape
+    kept = value[tuple(slice(0, 1) if n == 1 else slice(None) for n in padded)]
+    if not np.array_equal(np.broadcast_to(kept, value.shape), value):
+        return None
+    return kept.reshape(shape)
 
 
 def _as_mask(giver: Side, taker: Side) -> Side | None:

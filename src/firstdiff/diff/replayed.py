@@ -21,6 +21,7 @@ from firstdiff.diff.floor import Floors
 from firstdiff.diff.healing import mark_duplicates
 from firstdiff.diff.judge import Verdict, dtype_note, grade_of
 from firstdiff.diff.masks import is_mask
+from firstdiff.diff.planting import once
 from firstdiff.diff.row import Row
 from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.padding import valid_elements
@@ -210,10 +211,17 @@ class _Judge:
 
     def _floats(self, tap: Tap, pair: Pair) -> ReplayRow | str:
         ours, theirs = pair.reference, pair.port
-        if (ours.shape, theirs.shape) != (tap.layout.reference_shape, tap.layout.own_shape):
+        if (ours.shape, theirs.shape) != (tap.pair.reference.shape, tap.pair.port.shape):
             return "its shape changed in the replay"
-        truth = self.truth.values(ours)
-        value = tap.layout.port(self.own.values(theirs)).reshape(ours.shape)
+        truth, value = self.truth.values(ours), self.own.values(theirs)
+        if tap.layout.kind == "broadcast":  # in the reference's shape where the port repeats itself
+            repeated = tap.layout.port(value)
+            plain = once(repeated, ours.shape)
+            truth, value = (
+                (truth, plain) if plain is not None else (tap.layout.reference(truth), repeated)
+            )
+        else:
+            value = tap.layout.port(value).reshape(ours.shape)
         row = Row(tap.row.name, Verdict("agrees"), pair, layout=tap.layout, healed=tap.row.healed)
         bad = int(np.count_nonzero(np.isfinite(truth) & ~np.isfinite(value)))
         if bad:
@@ -222,7 +230,7 @@ class _Judge:
         floor = self.floor_of(tap.pair.reference)
         if floor is None:
             return "no local floor was recorded for it"
-        error, scale = spreads(value, truth, valid_elements(ours.shape, self.padding))
+        error, scale = spreads(value, truth, valid_elements(truth.shape, self.padding))
         score = floor.score(error, scale)
         grade = grade_of(score.largest)
         kind = "agrees" if grade == "OK" else "diverges"
