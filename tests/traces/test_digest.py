@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstdiff.traces import Digest, digest, widen
-from firstdiff.traces.dtypes import BITS, NATIVE, stored_dtype
+from firstdiff.traces.dtypes import BITS, stored_dtype
 from firstdiff.traces.sketch import BLOCK, PERIOD
 
 

@@ -105,8 +105,16 @@ def test_unknown_dtype_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "bits"),
-    [("float32", 24), ("bfloat16", 8), ("float16", 11), ("float64", 53), ("complex64", 24)]
-    + [("float8_e4m3fn", 4), ("float8_e5m2", 3), ("float8_e4m3fnuz", 4)],
+    [
+        ("float32", 24),
+        ("bfloat16", 8),
+        ("float16", 11),
+        ("float64", 53),
+        ("complex64", 24),
+        ("float8_e4m3fn", 4),
+        ("float8_e5m2", 3),
+        ("float8_e4m3fnuz", 4),
+    ],
 )
 def test_unit_roundoff(name: str, bits: int) -> None:
     assert unit_roundoff(name) == 2.0**-bits

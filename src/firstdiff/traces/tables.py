@@ -47,11 +47,13 @@ def parse_table(text: str) -> np.dtype:
     """The dtype that `describe_table` wrote. Raises `TraceError` when it is none."""
     try:
         fields = json.loads(text)
-        if not all(_FORMAT.fullmatch(kind) for kind in fields["formats"]):
-            raise ValueError("they are not plain")
         names, formats, offsets, itemsize = (
             fields[name] for name in ("names", "formats", "offsets", "itemsize")
         )
+        if not all(_FORMAT.fullmatch(kind) for kind in formats):
+            raise ValueError("they are not plain")
+        if not len(names) == len(formats) == len(offsets):
+            raise ValueError("they are not equally many")
         return np.dtype(
             {"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize}
         )
