@@ -108,7 +108,8 @@ def _explain(
     same = int(np.count_nonzero(x == y))
     if 2 * same > x.size:
         return left, {"detail": f"{x.size - same} of {x.size} {'sampled ' if x.size == SAMPLE else ''}elements differ"}
-    if left < CLOSE and abs(factor - 1) < CLOSE:
+    spread = float(np.linalg.norm(x - x.mean())) or 1.0  # norm weights are all near one, and so to each other
+    if float(np.linalg.norm(y - x)) < CLOSE * spread:
         bits = _levels(reference, port, ours, theirs, one)
         distance = float(np.linalg.norm(y - x) / np.linalg.norm(x))
         words = f"quantised to {bits} bits and back; " if bits else ""

@@ -69,7 +69,7 @@ def search_sides(ours: Side, theirs: Side) -> Found:
     found = {m.reference for m in matches}
     matches = covered(ours, [*matches, *(m for m in weak if m.reference not in found)])
     expectation.learn(matches)
-    matches += _by_place(ours, theirs, expectation, matches)
+    matches += _by_place(ours, theirs, expectation, matches, {unit for _, unit in copies})
     expected = {
         number: expectation.expected(number, _taken(matches))
         for number in _left(len(ours), (m.reference for m in matches))
@@ -191,13 +191,15 @@ def _first_each(found: Iterable[Match]) -> list[Match]:
     return list(kept.values())
 
 
-def _by_place(ours: Side, theirs: Side, expectation: Expectation, known: Sequence[Match]) -> list[Match]:
+def _by_place(
+    ours: Side, theirs: Side, expectation: Expectation, known: Sequence[Match], copies: set[Unit]
+) -> list[Match]:
     """Parameters that are constant, or merely related to what stands where they ought to be."""
     found: list[Match] = []
     taken = _taken(known)
     for number in _left(len(ours), (m.reference for m in known)):
         unit = expectation.expected(number, taken)
-        if unit is None or unit in taken:
+        if unit is None or unit in taken or unit in copies:
             continue
         match = _constant(ours, theirs, number, unit) or compare(ours, theirs, Unit(number), unit)
         if match is not None:
