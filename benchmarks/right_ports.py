@@ -61,7 +61,7 @@ def main() -> None:
                 key = (framework, precision, mode, "scan" if scan else "loop")
                 found.setdefault(key, []).append(result)
                 if result.exit_code:
-                    print(f"seed {seed} {' · '.join(key)}: {result.sentence}", flush=True)
+                    print(f"seed {seed} {' · '.join(key)}: {result.summary}", flush=True)
     print(
         f"{'variant':64s} {'runs':>5s} {'diverge':>8s} {'healed':>7s} {'worst':>6s} {'fewest pairs':>13s}"
     )

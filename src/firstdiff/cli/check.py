@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from firstdiff.cli import options
+from firstdiff.cli.git_bisect import git_exit_codes
 from firstdiff.cli.output import progress
 from firstdiff.cli.verdict import deliver
 
@@ -33,15 +34,24 @@ def check(
     exact: options.Exact = False,
     framework: options.Framework = None,
     no_verify: options.NoVerify = False,
+    no_replay: Annotated[
+        bool,
+        typer.Option("--no-replay", help="Do not look for further faults after a divergence."),
+    ] = False,
     parquet: options.Parquet = None,
+    html: options.Html = None,
     all_rows: options.All = False,
     force: options.Force = False,
+    git_bisect: Annotated[
+        bool,
+        typer.Option("--git-bisect", help="Exit codes for git bisect run: 125 where it does not run."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Capture SUBJECT with the inputs of REF, then diff the two."""
     from firstdiff.checking import check as run
 
-    with progress(quiet=json) as step:
+    with git_exit_codes(git_bisect), progress(quiet=json) as step:
         result = run(
             reference,
             subject,
@@ -53,7 +63,8 @@ def check(
             exact=exact,
             framework=framework,
             verify=not no_verify,
+            replay=not (no_replay or git_bisect),
             force=force,
             progress=step,
         )
-    deliver(result, parquet=parquet, all_rows=all_rows, json=json)
+    deliver(result, parquet=parquet, html=html, all_rows=all_rows, json=json)

@@ -16,10 +16,17 @@ def diff(
     port: Annotated[Path, typer.Argument(help="The port's trace.", metavar="PORT")],
     map_file: options.Map = None,
     parquet: options.Parquet = None,
+    html: options.Html = None,
     all_rows: options.All = False,
     json: options.Json = False,
 ) -> None:
     """Align two traces by module path and find the first point of divergence."""
     from firstdiff.diff import diff as compare
 
-    deliver(compare(reference, port, map=map_file), parquet=parquet, all_rows=all_rows, json=json)
+    deliver(
+        compare(reference, port, map=map_file),
+        parquet=parquet,
+        html=html,
+        all_rows=all_rows,
+        json=json,
+    )

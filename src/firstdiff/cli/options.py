@@ -51,6 +51,10 @@ Parquet = Annotated[
     Path | None,
     typer.Option("--parquet", metavar="FILE", help="Also write the table of pairs as Parquet."),
 ]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Also write the report as one HTML page."),
+]
 All = Annotated[
     bool, typer.Option("--all", help="Print every row; agreeing ones are collapsed otherwise.")
 ]

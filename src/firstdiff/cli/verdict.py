@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from firstdiff.diff import Diff
 
 
-def deliver(result: Diff, *, parquet: Path | None, all_rows: bool, json: bool) -> None:
+def deliver(
+    result: Diff, *, parquet: Path | None, html: Path | None, all_rows: bool, json: bool
+) -> None:
     """Print ``result`` and leave with its exit code: 0 the traces agree, 1 they diverge."""
     from firstdiff.diff.report.text import print_diff
 
     if parquet is not None:
         result.to_parquet(parquet)
+    if html is not None:
+        result.to_html(html)
     if json:
         typer.echo(result.to_json())
     else:

@@ -126,6 +126,12 @@ class Diff:
 
         return write_parquet(self.rows, path)
 
+    def to_html(self, path: str | Path) -> Path:
+        """Write a page that needs nothing else to ``path`` and return it."""
+        from firstdiff.diff.report.html import write_html
+
+        return write_html(self, path)
+
     def to_json(self) -> str:
         """The whole result as JSON, UTF-8, two spaces of indentation; NaN and infinities become null."""
         from firstdiff.diff.report.json import to_json

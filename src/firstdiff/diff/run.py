@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str] | Trace
 _FLOOR_TABLE = "floor/free/"
+COVERED = 0.5
+"""Share of the reference's activations from which agreement is said of the port, not only of what was compared."""
 _COMPILE_FROM = 64 << 20
 """Bytes to read from which the compiled kernel pays for being loaded."""
 
@@ -77,7 +79,19 @@ def diff(
         if finding is None:
             return result
         progress("explaining")
-        explanation = explain(ours, theirs, rows, finding, padding=comparison.padding)
+        try:
+            explanation = explain(ours, theirs, rows, finding, padding=comparison.padding)
+        except (
+            ArithmeticError,
+            AssertionError,
+            LookupError,
+            MemoryError,
+            TypeError,
+            ValueError,
+        ) as error:
+            # A hypothesis that trips over a model it was not made for must not cost the verdict.
+            failed = f"no explanation: looking for one failed ({type(error).__name__}: {error})"
+            return replace(result, notes=(*result.notes, failed))
         cause = explanation.sentence if explanation is not None and explanation.cause else ""
         return replace(result, explanation=explanation, cause=cause)
 
@@ -215,6 +229,11 @@ def _sentence(finding: Finding | None, counts: Counts, worst: Row | None) -> str
     if finding is not None:
         return f"First divergence: {finding.sentence}"
     compared = f"The port agrees with the reference: {counts.agree} activations"
+    if counts.pairs < COVERED * (counts.pairs + counts.missing):
+        compared = (
+            f"What could be compared agrees, but that is only {counts.pairs} of the reference's "
+            f"{counts.pairs + counts.missing} activations: {counts.agree} activations"
+        )
     healed = f"; {counts.healed} differ without effect" if counts.healed else ""
     if worst is None or not worst.verdict.score:
         return f"{compared}, every value equal{healed}."

@@ -141,7 +141,7 @@ class Scene:
         values = np.asarray(self.port.values(row.pair.port), np.float64)
         if row.layout is None:
             return values
-        return np.ascontiguousarray(row.layout.port(values)).reshape(row.pair.reference.shape)
+        return np.ascontiguousarray(row.layout.port(values)).reshape(row.layout.reference_shape)
 
     @cached_property
     def _by_order(self) -> dict[int, Row]:

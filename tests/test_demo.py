@@ -1,0 +1,163 @@
+"""The main job end to end: reference in PyTorch, a faulty port and the right one in JAX, two traces, the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import firstdiff
+from firstdiff.models import qwen2
+from firstdiff.traces import open_trace
+
+Cli = Callable[..., Any]
+ANSWER = (
+    "First divergence: inside layers.0.self_attn, after q_proj, k_proj, v_proj (agree), "
+    "before o_proj (its input differs)."
+)
+
+
+def words(text: str) -> str:
+    """``text`` without its line breaks."""
+    return " ".join(text.split())
+
+
+def test_the_demo_finds_the_fault_and_says_that_the_right_port_agrees(
+    firstdiff_cli: Cli, tmp_path: Path
+) -> None:
+    done = firstdiff_cli("demo", "--keep", tmp_path)
+    assert done.code == 0, done.err
+    recorded, faulty, right = done.out.split("A linen port of it: ")
+    assert "noise floor (float32, bfloat16)" in words(recorded)
+    assert ANSWER in words(faulty)
+    assert "the first real token agrees, every later one is wrong" in words(faulty)
+    assert "Likely cause: rotary pairing" in words(faulty)
+    assert "The port agrees with the reference: 77 activations, worst error / floor" in words(right)
+    assert sorted(p.name for p in tmp_path.glob("*.h5")) == [
+        "port-rotary_interleaved.h5",
+        "port.h5",
+        "ref.h5",
+    ]
+
+
+def test_the_demo_as_json(firstdiff_cli: Cli) -> None:
+    done = firstdiff_cli("demo", "--json")
+    both = json.loads(done.out)
+    assert both["faulty"]["finding"]["where"] == "between"
+    assert both["right"]["finding"] is None
+
+
+@pytest.mark.parametrize("framework", ["nnx", "equinox", "haiku"])
+def test_every_framework_s_port_is_captured_and_judged(
+    framework: str, checkpoint: Path, reference: Path
+) -> None:
+    faulty = firstdiff.check(
+        reference, qwen2.subject(framework, checkpoint, fault="rotary_interleaved")
+    )
+    assert faulty.summary == ANSWER
+    right = firstdiff.check(reference, qwen2.subject(framework, checkpoint))
+    assert (right.exit_code, right.counts.diverge) == (0, 0)
+    assert right.counts.pairs >= 75
+
+
+def test_scan_stacked_layers_are_split_into_the_reference_s_names(
+    checkpoint: Path, reference: Path
+) -> None:
+    result = firstdiff.check(reference, qwen2.subject("linen", checkpoint, scan=True))
+    assert result.exit_code == 0
+    names = {row.name for row in result.rows if row.side == "both"}
+    assert {"layers.0.mlp.down_proj", "layers.1.mlp.down_proj"} <= names
+
+
+def test_the_two_traces_are_compared_without_either_framework(
+    reference: Path, port_trace: Path, tmp_path: Path, firstdiff_cli: Cli
+) -> None:
+    table = tmp_path / "rows.parquet"
+    done = firstdiff_cli(
+        "diff", reference, port_trace, "--parquet", table, "--html", tmp_path / "r.html"
+    )
+    assert done.code == 0
+    import pandas as pd
+
+    frame = pd.read_parquet(table)
+    assert (frame["verdict"] == "agrees").sum() == 77
+    page = (tmp_path / "r.html").read_text()
+    HTMLParser().feed(page)
+    assert "The port agrees with the reference: 77 activations" in page
+    assert page.count("<tr class='OK") == 77
+
+
+def test_an_html_report_escapes_what_it_shows(
+    reference: Path, port_trace: Path, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    result = replace(firstdiff.diff(reference, port_trace), notes=("<script>alert(1)</script>",))
+    page = result.to_html(tmp_path / "r.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_reference_can_be_recorded_around_code_of_ones_own(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    ids = torch.tensor([[5, 6, 7]])
+    with firstdiff.capture(tmp_path / "block.h5", model), torch.no_grad():
+        expected = model(input_ids=ids).logits
+        model(input_ids=ids + 1)
+    with open_trace(tmp_path / "block.h5") as trace:
+        np.testing.assert_array_equal(trace.input("input_ids"), ids.numpy())
+        logits = [a for a in trace.activations if a.key.path == "" and a.key.leaf == "logits"]
+        assert [a.key.step for a in logits] == [0, 1]
+        np.testing.assert_array_equal(trace.values(logits[0]), expected.numpy())
+
+
+def test_capture_says_what_it_recorded(
+    checkpoint: Path, tmp_path: Path, firstdiff_cli: Cli
+) -> None:
+    path = tmp_path / "t.h5"
+    arguments = [
+        "capture",
+        f"hf:{checkpoint}",
+        "-o",
+        path,
+        "--prompt",
+        "hello there",
+        "--no-floor",
+        "--json",
+    ]
+    done = firstdiff_cli(*arguments, "--select", "*.mlp", "--outputs-only", "--digest")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["activations"] == 2
+    assert told["header"]["output_check"]["bitwise"] is True
+    assert told["header"]["model"]["type"] == "qwen2"
+    with open_trace(path) as trace:
+        assert [a.key.path for a in trace.activations] == [
+            "model.layers.0.mlp",
+            "model.layers.1.mlp",
+        ]
+        assert all(a.place is None and a.digest is not None for a in trace.activations)
+        assert "input_ids" in trace.inputs
+
+
+def test_a_jax_function_of_its_inputs_is_a_subject(tmp_path: Path) -> None:
+    import jax.numpy as jnp
+
+    def double(x: Any) -> Any:
+        return firstdiff.tap("doubled", x * 2) + 1
+
+    done = firstdiff.capture(double, tmp_path / "f.h5", inputs={"x": jnp.arange(3.0)})
+    assert done.header.framework == "jax"
+    with open_trace(tmp_path / "f.h5") as trace:
+        (found,) = [a for a in trace.activations if a.key.path.endswith("doubled")]
+        np.testing.assert_array_equal(trace.values(found), [0, 2, 4])
