@@ -1,9 +1,8 @@
 """The catalogue of seeded faults: what people get wrong when they port a model, each as one small change.
 
 A fault changes one of three things, never the model's code: fields of the configuration, tensors while they are
-loaded, or a function between the modules (`qwen2/ops.py`). So one entry serves every port. The common
-ones are here, more in `code_faults` and
-`conversion_faults`.
+loaded, or a function between the modules (`qwen2/ops.py`). So one entry serves every port. The common ones are
+here, more in `code_faults` and `conversion_faults`.
 """
 
 from __future__ import annotations

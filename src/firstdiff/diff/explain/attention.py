@@ -71,8 +71,8 @@ class Attention:
     """Heads split by `tokens first`, `heads first` (a reshape alone), or `channels first` (d before h)."""
     merge: str = "tokens first"
     """Heads merged likewise."""
-    swapped: bool = False
-    """Whether keys and values are exchanged."""
+    swapped: str = ""
+    """Whether keys and values are exchanged: `before` or `after` the rotation; empty for not."""
     rounded: str = ""
     """What is rounded: `probabilities`, `softmax`, `scores`, `operands`; empty for nothing."""
     dtype: str = "bfloat16"
@@ -81,9 +81,11 @@ class Attention:
 
 def attend(given: Operands, spec: Attention) -> np.ndarray:
     """[b, t, h*d]: what attention with ``spec`` gives; NaN at queries that are not evaluated."""
-    k, v = (given.v, given.k) if spec.swapped else (given.k, given.v)
+    k, v = (given.v, given.k) if spec.swapped == "before" else (given.k, given.v)
     q, k, v = (_split(x, given.head_dim, spec.split) for x in (given.q, k, v))  # [b, n, t, d]
     q, k = _turn(q, k, given, spec)
+    if spec.swapped == "after":
+        k, v = v, k
     if spec.empty_last:
         k, v = (_zero_last(x) for x in (k, v))
     if spec.rounded == "operands":

@@ -70,7 +70,16 @@ CHANGES = (
         "splitting and merging the heads channel by channel",
         {"split": "channels first", "merge": "channels first"},
     ),
-    Change("keys and values exchanged", "exchanging the keys and the values", {"swapped": True}),
+    Change(
+        "keys and values exchanged",
+        "exchanging the keys and the values after the rotation",
+        {"swapped": "after"},
+    ),
+    Change(
+        "keys and values exchanged",
+        "exchanging the keys and the values before the rotation",
+        {"swapped": "before"},
+    ),
     Change("score cap", "attending without the cap on the scores", {"cap": 0.0}),
     Change(
         "low precision", "rounding the softmax to bfloat16", {"rounded": "softmax"}, precision=True

@@ -94,11 +94,17 @@ _TABLE = (
     ("tokens shifted", "Compare slices along the sequence."),
     ("bias missing", "Load the bias: it stayed zero, or the layer was made without one."),
     ("bias doubled", "Add the bias once; with tensor parallelism on one rank alone."),
+    ("bias permuted", "Compare how the bias is cut into heads."),
     ("bias swapped", "Compare the table of weight names."),
     ("kernel transposed", "PyTorch stores [out, in], JAX [in, out]: transpose, do not reshape."),
     ("weights swapped", "Compare the table of weight names."),
     ("head not tied", "Use the embedding as the head's kernel (tie_word_embeddings)."),
     ("kernel unrelated", "The kernel was never loaded, or another one was."),
+    (
+        "kernel rearranged",
+        "The kernel's rows or columns are in another order: compare the conversion of weights.",
+    ),
+    ("few channels", "A few rows of the kernel are damaged: compare the weights of this module."),
     ("token ids shifted", "Compare offsets of the vocabulary."),
     ("embedding scale", "Multiply the embedding as the reference does, in its dtype."),
     (
@@ -140,6 +146,7 @@ _WITHOUT_ROWS = {
     "residual connection": ("other operands, and other multiples, instead of the recorded sum",),
     "module skipped": ("passing on another recorded tensor",),
     "head not tied": ("multiplying the head's input by the recorded rows of the embedding",),
+    "kernel rearranged": ("fitting a kernel to the port's own inputs and results",),
     "kernel unrelated": ("fitting a kernel to the port's own inputs and results",),
 }
 

@@ -94,7 +94,20 @@ def explain(
         return None
     if padding is None:
         padding = padding_mask({name: reference.input_values(name) for name in reference.inputs})
-    return explain_row(reference, port, rows, row, padding, _where(finding))
+    return explain_row(reference, port, rows, _made(rows, row), padding, _where(finding))
+
+
+def _made(rows: Sequence[Row], row: Row) -> Row:
+    """The first row with the very same two values: where they were made, if they were only passed on to ``row``."""
+    values = _values(row)
+    same = (r for r in rows if values is not None and r.verdict.bad and _values(r) == values)
+    return next(same, row)
+
+
+def _values(row: Row) -> tuple[int, int] | None:
+    if row.pair is None or row.pair.reference.digest is None or row.pair.port.digest is None:
+        return None
+    return row.pair.reference.digest.checksum, row.pair.port.digest.checksum
 
 
 def explain_row(
@@ -131,15 +144,17 @@ def explain_row(
 
 def _explain(scene: Scene, seen: str) -> Explanation:
     trials: list[Trial] = []
-    for tests in (FAMILIES, *TIERS):
+    plain, *rest = TIERS
+    for tests in (FAMILIES, plain, None, *rest):
+        if tests is None:
+            other = unrelated(scene)
+            if other is not None:
+                return _told(*other, seen, scene.row.verdict.score)
+            continue
         found = hold(scene, _all(tests, scene))
         believed = decide(found)
         if believed is not None:
             return _cause(believed, seen)
-        if tests is FAMILIES:
-            other = unrelated(scene)
-            if other is not None:
-                return _told(*other, seen, scene.row.verdict.score)
         trials += found
     return _hints(trials, seen, scene.row.verdict.score)
 

@@ -39,6 +39,7 @@ CHANGES = (
     Change("low precision", "rounding the kernel to int8 per output channel", precision=True),
     Change("low precision", "rounding inputs and kernel to bfloat16", precision=True),
     Change("low precision", "rounding inputs and kernel to TF32", precision=True),
+    Change("bias permuted", "adding the bias in another order"),
 )
 """What is tried."""
 
@@ -88,6 +89,7 @@ def linear(scene: Scene) -> Iterator[Hypothesis]:
     if norm(layer.bias) > 8 * layer.sigma * sqrt(layer.spread[-1, -1] * layer.bias.size):
         yield Hypothesis("bias missing", CHANGES[0].words, null - layer.bias, null, noise)
         yield Hypothesis("bias doubled", CHANGES[1].words, null + layer.bias, null, noise)
+        yield from _permuted_bias(scene, layer, null, noise)
     if layer.kernel.shape[0] == layer.kernel.shape[1]:
         wide = layer.noise_transposed(rows)
         yield Hypothesis(
@@ -99,6 +101,20 @@ def linear(scene: Scene) -> Iterator[Hypothesis]:
         yield Hypothesis("kernel transposed", CHANGES[3].words, x @ wrong + layer.bias, null, wide)
     yield from _others(scene, layer, x, rows, null)
     yield from _precision(layer, x, null, noise)
+
+
+def _permuted_bias(
+    scene: Scene, layer: Linear, null: np.ndarray, noise: float
+) -> Iterator[Hypothesis]:
+    """The reference's own bias in another order: the port's, as its result shows it, says in which."""
+    width = layer.bias.size
+    keep = scene.valid.reshape(-1, width).all(axis=1)
+    bias = layer.bias + (scene.wrong - null).reshape(-1, width)[keep].mean(axis=0)
+    ordered = np.empty_like(bias)
+    ordered[np.argsort(bias)] = np.sort(layer.bias)
+    if norm(ordered - layer.bias) > 0:
+        value = null - layer.bias + ordered
+        yield Hypothesis("bias permuted", CHANGES[-1].words, value, null, noise)
 
 
 def fit(scene: Scene, output: Activation, given: Activation) -> Linear | None:

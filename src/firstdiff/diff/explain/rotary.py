@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.explain.scene import Scene
     from firstdiff.traces.schema import Activation
 
+_SAME = 1e-3
 BASES = (1e4, 5e5, 1e6, 1e5, 1e7, 5e6, 8e6, 1e3, 1.6e5)
 """Bases of published models."""
 
@@ -63,9 +64,8 @@ def measure_angles(cos: np.ndarray, sin: np.ndarray) -> Angles | None:
     half = np.array_equal(cos[..., : width // 2], cos[..., width // 2 :])
     pick = slice(0, width // 2) if half else slice(0, width, 2)
     angle = np.arctan2(sin[0, :, pick], cos[0, :, pick])  # [t, width / 2]
-    step = angle[1:] - angle[:-1]
-    step = (step + np.pi) % (2 * np.pi) - np.pi
-    frequency = np.median(step, axis=0)
+    places = np.arange(len(angle)) - (len(angle) - 1) / 2
+    frequency = places @ np.unwrap(angle, axis=0) / (places @ places)  # slope by least squares
     if (frequency <= 0).any():
         return None
     factor = float(np.median(np.hypot(cos, sin)))
@@ -219,19 +219,20 @@ def _measured(scene: Scene, right: Angles, part: int, null: np.ndarray) -> Itera
     if len(index) < 2:
         return
     ratio = port.frequencies / right.frequencies
-    if np.ptp(ratio) < 1e-3 * ratio.mean():
-        factor = float(f"{1 / ratio.mean():.4g}")
-        if abs(factor - 1) > 1e-3:
-            value = replace(right, frequencies=right.frequencies / factor).tables()[part]
-            yield Hypothesis(
-                "rotary scaling", f"dividing the frequencies by {factor:g}", value, null
-            )
     logs = -np.log(port.frequencies[1:]) * len(port.frequencies) / index
-    base = float(f"{np.exp(np.median(logs)):.5g}")
-    if base > 1 and base not in BASES:
-        yield Hypothesis(
-            "rotary base",
-            f"computing the angles with base {base:g}",
-            right.tables(base)[part],
-            null,
-        )
+    if np.ptp(logs) < _SAME * np.abs(logs).mean() and np.isclose(
+        port.frequencies[0], 1, rtol=_SAME
+    ):
+        base = float(f"{np.exp(np.median(logs)):.6g}")
+        words = f"computing the angles with base {base:g}"
+        yield Hypothesis("rotary base", words, right.tables(base)[part], null)
+    elif np.ptp(ratio) < _SAME * ratio.mean():
+        factor = float(f"{1 / ratio.mean():.4g}")
+        value = replace(right, frequencies=right.frequencies / factor).tables()[part]
+        words = f"dividing the frequencies by {factor:g}"
+        yield Hypothesis("rotary scaling", words, value, null)
+    elif np.isclose(ratio, 1, rtol=_SAME).any():
+        changed = int((~np.isclose(ratio, 1, rtol=_SAME)).sum())
+        value = replace(right, frequencies=port.frequencies).tables()[part]
+        words = f"stretching {changed} of {len(ratio)} frequencies by up to {1 / ratio.min():.3g}, as the port's show"
+        yield Hypothesis("rotary scaling", words, value, null)

@@ -12,6 +12,7 @@ import numpy as np
 from firstdiff.diff.explain.hypothesis import Change, Hypothesis
 from firstdiff.diff.explain.rounding import round_to
 from firstdiff.diff.explain.scene import TINY, Scene
+from firstdiff.diff.judge import FAIL
 
 LEAST_ROWS = 8
 """Tokens needed where one number a channel is fitted."""
@@ -19,6 +20,8 @@ LEAST_CHANNELS = 16
 """Channels needed where one number a token is fitted."""
 MOST_CHANNELS = 4096
 """Channels beyond which no permutation is searched."""
+FEW = 0.02
+"""Share of the channels up to which a kernel is damaged, not another one."""
 SHIFTS = (1, -1, 2, -2)
 CHANGES = (
     Change("low precision", "rounding the reference's tensor to bfloat16", precision=True),
@@ -26,6 +29,7 @@ CHANGES = (
     Change("tokens shifted", "moving every token by some places"),
     Change("scale", "multiplying everything by one number"),
     Change("channel permutation", "permuting the channels"),
+    Change("few channels", "taking a few channels as the port has them"),
     Change("constant offset", "adding one number to each channel"),
     Change("channel scale", "multiplying each channel by a number of its own"),
     Change("token scale", "multiplying each token by a number of its own"),
@@ -112,6 +116,21 @@ def _pattern(order: np.ndarray) -> str:
     return ""
 
 
+def few_channels(scene: Scene) -> Iterator[Hypothesis]:
+    """All channels right but a few, of which every one is beyond doubt wrong."""
+    ours, theirs = scene.tokens
+    if ours.shape[1] < LEAST_CHANNELS:
+        return
+    error, size = (np.sqrt((x**2).sum(0)) for x in (theirs - ours, ours))
+    wrong = error > FAIL * scene.floor_of(1.0) * np.maximum(size, TINY)
+    if 0 < wrong.sum() <= max(1, int(FEW * len(wrong))):
+        value = scene.right.copy()
+        value[..., wrong] = scene.wrong[..., wrong]
+        names = ", ".join(str(c) for c in np.flatnonzero(wrong)[:6])
+        words = f"taking {int(wrong.sum())} of {len(wrong)} channels ({names}) as the port has them"
+        yield Hypothesis("few channels", words, value)
+
+
 def offset(scene: Scene) -> Iterator[Hypothesis]:
     """One number more in each channel."""
     ours, theirs = scene.tokens
@@ -146,6 +165,7 @@ def by_token(scene: Scene) -> Iterator[Hypothesis]:
 
 TIERS: tuple[tuple[Test, ...], ...] = (
     (rounded, shifted, scaled, permuted),
+    (few_channels,),
     (offset, by_channel, by_token),
 )
 """Tests of one tier compete; a tier is tried when the one before it found nothing."""

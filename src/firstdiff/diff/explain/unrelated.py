@@ -9,7 +9,10 @@ import numpy as np
 from firstdiff.diff.explain.embedding import resemblance, untied
 from firstdiff.diff.explain.linear import SPARE, fit
 from firstdiff.diff.explain.scene import Scene, norm
+from firstdiff.diff.judge import WARN
 
+SAME = 1e-3
+"""Relative distance of sorted numbers: two draws of n from one distribution have about 1/sqrt(n), 2e-2 for 64 x 64."""
 UNRELATED = 0.2
 """Correlation of two kernels below which they have nothing in common: random ones of n elements have 1/sqrt(n)."""
 
@@ -37,12 +40,22 @@ def unrelated(scene: Scene) -> tuple[str, str] | None:
     kernel, *_ = np.linalg.lstsq(wide, y, rcond=None)
     left = norm(wide @ kernel - y) * sqrt(len(x) / (len(x) - wide.shape[1])) / scene.floor
     likeness = _correlation(kernel[:-1], layer.kernel)
-    if left > 3 or likeness > UNRELATED:
+    if left > WARN or likeness > UNRELATED:
         return None
+    if _rearranged(kernel[:-1], layer.kernel):
+        return "kernel rearranged", (
+            f"The port's result is a linear function of its input (error left {left:.2g} of the floor), with a kernel "
+            "that holds the reference's numbers in other places"
+        )
     return "kernel unrelated", (
         f"The port's result is a linear function of its input (error left {left:.2g} of the floor), with a kernel that "
         f"has nothing in common with the reference's (correlation {likeness:.2f})"
     )
+
+
+def _rearranged(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two kernels hold the same numbers, wherever."""
+    return norm(np.sort(one, axis=None) - np.sort(other, axis=None)) < SAME * norm(other)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
