@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from firstdiff.traces.container import LARGE, Container, hdf5_type
+from firstdiff.traces.errors import CaptureError
 from firstdiff.traces.headers import encode_header
 from firstdiff.traces.index import index_table, sketch_table
 from firstdiff.traces.journal import Journal
@@ -31,6 +32,8 @@ class Draft:
         self._container = Container(path)
         try:
             self._journal = Journal(self._container)
+            self.commit = self._journal.append
+            """Say in the journal that the bytes of a row are there."""
             for name, value in (("format_version", FORMAT_VERSION), ("complete", 0)):
                 self._container.set_attribute(name, value)
             self._container.set_attribute("format", b"firstdiff")
@@ -59,10 +62,6 @@ class Draft:
         """Write an array to the dataset ``name``, of a logical dtype or its own; its place and address."""
         address = self._container.write(name, value, hdf5_type(dtype) if dtype else None)
         return Place(name, 0, value.nbytes), address
-
-    def commit(self, row: bytes) -> None:
-        """Say in the journal that the bytes of ``row`` are there."""
-        self._journal.append(row)
 
     def replace_header(self, header: Header) -> None:
         """Put ``header`` in the first one's place."""
@@ -106,6 +105,22 @@ class Draft:
     def _mark(self, kind: Kind, place: Place | None, address: int) -> None:
         nothing = Activation(order=0, key=Key("", "output"), dtype="", shape=(), place=place)
         self._journal.append(encode_row(kind, nothing, address))
+
+
+def make_room(path: Path, part: Path, *, overwrite: bool) -> None:
+    """Raise `CaptureError` where the trace ``path`` cannot be written, or would replace what exists unasked."""
+    for name in (path, part):
+        if name.is_dir():
+            raise CaptureError(f"{name} is a directory; name a file for the trace.")
+    if not path.parent.is_dir():
+        raise CaptureError(f"{path.parent} is not a directory; create it first.")
+    if not overwrite and path.exists():
+        raise CaptureError(f"{path} exists; name another file, or overwrite it (--overwrite).")
+    if not overwrite and part.exists():
+        raise CaptureError(
+            f"{part} is left from a capture that did not finish, or is still being written; "
+            f"rescue it with `firstdiff recover {part}`, or overwrite it (--overwrite)."
+        )
 
 
 def _sync_directory(path: Path) -> None:

@@ -68,6 +68,19 @@ def storage(array: np.ndarray) -> tuple[np.ndarray, str]:
     return contiguous.astype(_STORED[name], copy=False), name
 
 
+def as_stored(array: np.ndarray, dtype: str, place: str) -> np.ndarray:
+    """``array``, which comes from ``place``, as ``dtype`` is stored: C-contiguous and little-endian.
+
+    Raises `CaptureError` when it is no storage of ``dtype``.
+    """
+    expected = stored_dtype(dtype)
+    if array.dtype not in (expected, expected.newbyteorder()):
+        raise CaptureError(
+            f"{place}: an array of {array.dtype} is no storage of {dtype}, which is {expected}."
+        )
+    return np.asarray(array, expected, order="C")
+
+
 def widen(stored: np.ndarray, dtype: str) -> np.ndarray:
     """The numbers of a storage array, exactly, in the same shape.
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from firstdiff.traces.errors import TraceError
-from firstdiff.traces.rows import NUMBERS, TEXTS, activation_of, split_row
+from firstdiff.traces.rows import NUMBERS, TEXTS, activation_of, columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,12 +30,10 @@ _READ = tuple(name for name in NUMBERS.names or () if name not in ("kind", "sket
 
 def index_table(rows: Sequence[bytes]) -> np.ndarray:
     """The index as a structured array: texts as fixed-length UTF-8, ``count`` -1 where there is no digest."""
-    parts = [split_row(row) for row in rows]
-    numbers = np.frombuffer(b"".join(part[0] for part in parts), NUMBERS)
-    texts = zip(*(part[1] for part in parts), strict=True) if parts else ((),) * len(TEXTS)
+    numbers, texts = columns_of(rows)
     found = {
         name: np.array(column, f"S{max(map(len, column), default=0) or 1}")
-        for name, column in zip(TEXTS, texts, strict=True)
+        for name, column in texts.items()
     }
     found["site"] = np.where(numbers["output"] == 1, b"output", b"input").astype("S6")
     table = np.empty(len(rows), [(name, _kind(name, found)) for name in COLUMNS])

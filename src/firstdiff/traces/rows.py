@@ -106,10 +106,14 @@ def decode_row(row: bytes) -> tuple[Kind, Activation, int]:
     return Kind(kind), activation_of(numbers, texts, sketch), numbers[4]
 
 
-def split_row(row: bytes) -> tuple[bytes, list[bytes]]:
-    """The numbers and the texts of a row."""
-    start = PACKED.size + (SKETCH_BYTES if row[_SKETCH_FLAG] else 0)
-    return row[: PACKED.size], row[start:].split(b"\0")
+def columns_of(rows: Sequence[bytes]) -> tuple[np.ndarray, dict[str, list[bytes]]]:
+    """The numbers of rows, as `NUMBERS`[rows], and their texts by name."""
+    size = PACKED.size
+    numbers = np.frombuffer(b"".join([row[:size] for row in rows]), NUMBERS)
+    texts = [row[size + SKETCH_BYTES * row[_SKETCH_FLAG] :] for row in rows]
+    # All in one list: a list a row would keep the garbage collector busy.
+    flat = b"\0".join(texts).split(b"\0") if rows else []
+    return numbers, {name: flat[place :: len(TEXTS)] for place, name in enumerate(TEXTS)}
 
 
 def activation_of(

@@ -6,21 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-
 from firstdiff.traces.digest import digest as digest_of
-from firstdiff.traces.draft import Draft
-from firstdiff.traces.dtypes import stored_dtype
+from firstdiff.traces.draft import Draft, make_room
+from firstdiff.traces.dtypes import as_stored, stored_dtype
 from firstdiff.traces.errors import CaptureError
 from firstdiff.traces.names import describe, input_name, part_of, table_name
-from firstdiff.traces.rows import Kind, encode_row
+from firstdiff.traces.rows import Kind, decode_row, encode_row
 from firstdiff.traces.schema import Activation, Key
 from firstdiff.traces.tables import check_table, describe_table
 
 if TYPE_CHECKING:
     import os
 
-    from firstdiff.traces.schema import Axis, Header
+    import numpy as np
+
+    from firstdiff.traces.schema import Axis, Digest, Header, Place
 
 
 _ACTIVATION = int(Kind.ACTIVATION)
@@ -53,12 +53,14 @@ class TraceWriter:
         self._header = header
         self._digest_only = digest_only
         self._digest = digest
-        self._written: dict[Key, tuple[Activation, int]] = {}
+        # Bytes and numbers, no records: the garbage collector would go through them again and again.
+        self._written: dict[Key, int] = {}
         self._rows: list[bytes] = []
+        self._sketches: list[np.ndarray | None] = []
         self._inputs: dict[str, tuple[bytes, np.ndarray | None]] = {}
         self._tables: set[str] = set()
         self._open = False
-        self._make_room(overwrite)
+        make_room(self.path, self.part, overwrite=overwrite)
         try:
             self.part.unlink(missing_ok=True)
             self._draft = Draft(self.part, header)
@@ -77,8 +79,7 @@ class TraceWriter:
 
     def order_of(self, key: Key) -> int | None:
         """Execution order of a committed activation, None for a key that was not written."""
-        found = self._written.get(key)
-        return found[0].order if found is not None else None
+        return self._written.get(key)
 
     def __enter__(self) -> TraceWriter:
         return self
@@ -106,12 +107,13 @@ class TraceWriter:
         """
         if not self._open or key in self._written:
             self._refuse(key)
-        value = _checked(value, dtype, key)
-        digest, place, address = None, None, 0
-        shared = self._written.get(same_as) if same_as is not None else None
-        if shared is not None and (shared[0].dtype, shared[0].shape) == (dtype, value.shape):
-            digest, place, address = shared[0].digest, shared[0].place, shared[1]
+        if value.dtype != stored_dtype(dtype) or not value.flags.c_contiguous:
+            value = as_stored(value, dtype, describe(key))
+        earlier = self._earlier(same_as, dtype, value.shape) if same_as is not None else None
+        if earlier is not None:
+            digest, place, address = earlier
         else:
+            digest, place, address = None, None, 0
             if not self._digest_only:
                 try:
                     place, address = self._draft.keep(key, value, dtype)
@@ -119,7 +121,7 @@ class TraceWriter:
                     self._fail(describe(key), error)
             if self._digest:
                 digest = digest_of(value, dtype)
-        order, shape = len(self._written), value.shape
+        order, shape = len(self._rows), value.shape
         return self._commit(
             Activation(order, key, dtype, shape, class_name, axes, source, digest, place), address
         )
@@ -128,14 +130,15 @@ class TraceWriter:
         """Commit an activation of which the digest alone is known; returns it as it is in this trace."""
         if not self._open or activation.key in self._written:
             self._refuse(activation.key)
-        return self._commit(replace(activation, order=len(self._written), place=None), 0)
+        return self._commit(replace(activation, order=len(self._rows), place=None), 0)
 
     def write_input(self, name: str, value: np.ndarray, *, dtype: str) -> None:
         """Commit a model input in full, also in a digest-only trace. Raises `CaptureError` like `write`."""
         key = Key(name, "input")
         if not self._open or name in self._inputs:
             self._refuse(key)
-        value = _checked(value, dtype, key)
+        if value.dtype != stored_dtype(dtype) or not value.flags.c_contiguous:
+            value = as_stored(value, dtype, describe(key))
         try:
             place, address = self._draft.keep_dataset(input_name(name), value, dtype)
             activation = Activation(
@@ -183,11 +186,9 @@ class TraceWriter:
         """
         if not self._open:
             raise self._closed()
-        digests = (activation.digest for activation, _ in self._written.values())
-        sketches = [digest.sketch if digest is not None else None for digest in digests]
         inputs = self._inputs.values()
         try:
-            self._draft.write_index("", self._rows, sketches)
+            self._draft.write_index("", self._rows, self._sketches)
             self._draft.write_index("inputs_", [row for row, _ in inputs], [s for _, s in inputs])
             if header is not None and header != self._header:
                 self._draft.replace_header(header)
@@ -214,25 +215,25 @@ class TraceWriter:
             self._draft.commit(row)
         except OSError as error:
             self._fail(describe(activation.key), error)
+        self._written[activation.key] = activation.order
         self._rows.append(row)
-        self._written[activation.key] = activation, address
+        self._sketches.append(activation.digest.sketch if activation.digest is not None else None)
         return activation
 
-    def _make_room(self, overwrite: bool) -> None:
-        for path in (self.path, self.part):
-            if path.is_dir():
-                raise CaptureError(f"{path} is a directory; name a file for the trace.")
-        if not self.path.parent.is_dir():
-            raise CaptureError(f"{self.path.parent} is not a directory; create it first.")
-        if not overwrite and self.path.exists():
-            raise CaptureError(
-                f"{self.path} exists; name another file, or overwrite it (--overwrite)."
-            )
-        if not overwrite and self.part.exists():
-            raise CaptureError(
-                f"{self.part} is left from a capture that did not finish, or is still being written; "
-                f"rescue it with `firstdiff recover {self.part}`, or overwrite it (--overwrite)."
-            )
+    def _earlier(
+        self, key: Key, dtype: str, shape: tuple[int, ...]
+    ) -> tuple[Digest | None, Place | None, int] | None:
+        """Digest, place and address of the activation ``key``, when there is one of this dtype and shape."""
+        number = self._written.get(key)
+        if number is None:
+            return None
+        _, found, address = decode_row(self._rows[number])
+        if (found.dtype, found.shape) != (dtype, shape):
+            return None
+        digest = found.digest
+        if digest is not None:
+            digest = replace(digest, sketch=self._sketches[number])
+        return digest, found.place, address
 
     def _closed(self) -> CaptureError:
         return CaptureError(f"{self.part} is closed; nothing more can be written to it.")
@@ -252,15 +253,3 @@ class TraceWriter:
             f"{len(self._rows)} activations were committed before and can be read; "
             f"make room, then rescue them with `firstdiff recover {self.part}`."
         ) from error
-
-
-def _checked(value: np.ndarray, dtype: str, key: Key) -> np.ndarray:
-    """``value`` as it is stored: C-contiguous and little-endian."""
-    expected = stored_dtype(dtype)
-    if value.dtype != expected:
-        if value.dtype != expected.newbyteorder():
-            raise CaptureError(
-                f"{describe(key)}: an array of {value.dtype} is no storage of {dtype}, which is {expected}."
-            )
-        value = value.astype(expected)
-    return value if value.flags.c_contiguous else np.asarray(value, order="C")
