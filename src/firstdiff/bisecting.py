@@ -61,7 +61,7 @@ def bisect(
         OptionError: the model has no blocks to search, or the reference holds digests only.
     """
     with open_trace(reference) as ours:
-        if is_trace(port):
+        if isinstance(port, str | Path) and is_trace(port):
             if dtype or framework:
                 raise OptionError(
                     f"{port} is a trace: dtype and framework apply to a subject that is run"
@@ -92,9 +92,9 @@ def _traces(
     return TraceBisection(ours, theirs, pairs, on_step).search()
 
 
-def is_trace(port: object) -> bool:
+def is_trace(port: str | Path) -> bool:
     """Whether ``port`` names a file, which a subject (`file.py:name`, `hf:DIR`) never does."""
-    return isinstance(port, str | Path) and Path(port).is_file()
+    return Path(port).is_file()
 
 
 def _path(map: str | Path | None) -> Path | None:

@@ -56,7 +56,7 @@ class PartialRuns:
         with TraceWriter(path, Header(framework="torch" if self._is_torch else "jax")) as writer:
             sink = _only(event_writer(writer), frozenset(wanted))
             taps = {*wanted, *planted}
-            sites = tuple(site for site in ("input", "output") if any(k.site == site for k in taps))
+            sites = tuple(sorted({key.site for key in taps}))
             selection = Selection(tuple(sorted({escape(key.path) for key in taps})), sites)
             (self._torch if self._is_torch else self._jax)(sink, selection, planted)
             writer.finish()

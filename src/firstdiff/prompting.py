@@ -161,6 +161,7 @@ def _write(path: Path, inputs: Inputs) -> None:
     """A `.npz`; what numpy has no dtype for is widened."""
     try:
         with path.open("wb") as file:
-            np.savez(file, **{name: widen(t.value, t.dtype) for name, t in inputs.items()})
+            arrays: dict[str, Any] = {n: widen(t.value, t.dtype) for n, t in inputs.items()}
+            np.savez(file, **arrays)
     except OSError as error:
         raise OptionError(f"{path}: cannot be written ({describe(error)})") from error
