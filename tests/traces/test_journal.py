@@ -42,7 +42,6 @@ def journal(tmp_path: Path) -> tuple[bytes, list[Activation]]:
     journal = Journal(container)
     for number, one in enumerate(written):
         journal.append(encode_row(Kind.ACTIVATION, one, 1000 + number))
-    journal.close()
     container.close()
     return (tmp_path / "j.h5").read_bytes(), written
 
@@ -122,7 +121,7 @@ def test_a_copy_of_a_block_elsewhere_is_not_the_journal(
 def test_a_capture_killed_before_its_header_holds_nothing(tmp_path: Path) -> None:
     path = tmp_path / "j.h5.part"
     container = Container(path)
-    Journal(container).close()
+    Journal(container)
     container.close()
     with pytest.raises(TraceError) as caught:
         PartialContents(Mapping(path))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from firstdiff.traces import CaptureError, Header, Key, TraceError, TraceWriter, open_trace
-from firstdiff.traces.container import Container
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,18 +202,6 @@ def test_digests_can_be_left_out(tmp_path: Path) -> None:
     assert "would hold nothing" in refusal(
         lambda: TraceWriter(tmp_path / "u.h5", Header("torch"), digest_only=True, digest=False)
     )
-
-
-def test_file_systems_without_mapping(
-    tmp_path: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(19, "No such device")
-
-    monkeypatch.setattr(Container, "map", refuse)
-    part = write(tmp_path / "t.h5", finish=False)
-    with open_trace(part, partial=True) as trace:
-        assert len(trace.activations) == 6
 
 
 def test_large_activations_are_found_by_name(tmp_path: Path) -> None:

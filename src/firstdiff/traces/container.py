@@ -7,7 +7,6 @@ file that opens. The format is v108: a newer one marks the file as open, and a k
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 from functools import cache
@@ -47,7 +46,7 @@ class Container:
             )
         except HDF5_ERRORS as error:
             raise failure(error) from error
-        self._fd = os.open(path, os.O_RDWR)
+        self._fd = os.open(path, os.O_WRONLY)
         self.identity = _identity(os.fstat(self._fd))
         self._creation = _creation_properties()
         self._links = _link_properties()
@@ -88,11 +87,6 @@ class Container:
         rest = np.frombuffer(data, np.uint8)
         while written < len(rest):
             written += os.pwrite(self._fd, rest[written:].data, address + written)
-
-    def map(self, address: int, nbytes: int) -> tuple[mmap.mmap, int]:
-        """Map bytes that were written before: writable memory, and the address of its first byte."""
-        origin = address - address % mmap.ALLOCATIONGRANULARITY
-        return mmap.mmap(self._fd, address + nbytes - origin, offset=origin), origin
 
     def write(self, name: str, array: np.ndarray, kind: h5t.TypeID | None = None) -> int:
         """Create the dataset ``name`` from an array and return its address. ``kind`` defaults to its own dtype."""

@@ -81,7 +81,6 @@ class Draft:
     def publish(self, target: Path) -> None:
         """Have everything on the disk, and rename the file to ``target``. Closes it."""
         self._mark(Kind.END, None, 0)
-        self._journal.close()
         self._container.set_attribute("complete", 1)
         self._container.sync()
         if not self._container.is_in_place():
@@ -92,10 +91,7 @@ class Draft:
 
     def close(self) -> None:
         """Stop writing; the file stays as it is. Idempotent; raises `OSError`."""
-        try:
-            self._journal.close()
-        finally:
-            self._container.close()
+        self._container.close()
 
     def _place_header(self, name: str, header: Header) -> None:
         data = encode_header(header)

@@ -8,7 +8,6 @@ also when the process is killed in the next instant.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
@@ -57,8 +56,7 @@ class Journal:
         self._container = container
         self._blocks = 0
         self._size = SMALLEST // 2
-        self._map: mmap.mmap | None = None
-        self._origin = self._start = self._next = self._end = 0
+        self._start = self._next = self._end = 0
         self._add(0)
 
     def append(self, row: bytes) -> None:
@@ -70,43 +68,18 @@ class Journal:
             self.append(row)
             return
         record = FRAME.pack(length, crc32(row)) + row
-        if self._map is None:
-            self._container.pwrite(record, self._next, len(record))
-        else:
-            start = self._next - self._origin
-            # The pages belong to the file, also when this process is killed. They are on the disk's books since
-            # the block was zeroed, so this cannot fail on a full disk.
-            self._map[start : start + len(record)] = record
+        self._container.pwrite(record, self._next, len(record))
         self._next = after
-
-    def close(self) -> None:
-        """Let go of the file. Idempotent."""
-        if self._map is not None:
-            self._map.flush()
-            self._map.close()
-            self._map = None
-
-    def _mapped(self, address: int) -> tuple[mmap.mmap | None, int]:
-        """The block at ``address`` as memory, and the address of its first byte; None where there is no mapping.
-
-        Copying to memory costs a tenth of a call of the system, but some network file systems cannot map.
-        """
-        try:
-            return self._container.map(address, self._size)
-        except OSError:
-            return None, address
 
     def _add(self, needed: int) -> None:
         self._size = max(min(2 * self._size, LARGEST), needed + RECORDS)
         name = f"/journal/{self._blocks}"
         address = self._container.allocate(name, hdf5_type("uint8"), (self._size,))
-        # Zeroed, since HDF5 may hand out space that it used before.
+        # Zeroed, since HDF5 may hand out space that it used before, and so that a disk that fills up has it already.
         block = block_head(address, self._size) + bytes(self._size - HEAD.size)
         self._container.pwrite(block, address, len(block))
         if self._blocks:
             self._container.pwrite(NEXT.pack(address), self._start + HEAD.size, NEXT.size)
-        self.close()
-        self._map, self._origin = self._mapped(address)
         self._start, self._blocks = address, self._blocks + 1
         self._next, self._end = address + RECORDS, address + self._size
 
