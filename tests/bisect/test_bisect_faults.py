@@ -1,0 +1,76 @@
+"""Seeded faults of every place and kind, put where they belong by bisecting the JAX port; the right ports pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import firstdiff
+from firstdiff.models import qwen2
+from firstdiff.models.faults import FAULTS
+
+PLACES = (
+    "rotary_interleaved",  # between modules, in every layer
+    "causality_missing",  # in what every layer receives alike
+    "rope_theta",  # in a module beside the line of layers
+    "residual_missing",  # in a layer's own code
+    "norm_eps",  # inside a module, three decades above rounding
+    "gate_up_swapped",  # in the weights
+    "head_untied",  # behind the layers
+)
+"""One of each kind of place. All of the catalogue takes ten minutes: benchmarks, not tests."""
+
+
+def is_at(found: object, name: str) -> bool:
+    row = getattr(found, "first", None)
+    fault = FAULTS[name]
+    return row is not None and (row.name, row.key.site) == (fault.activation, fault.site)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_a_seeded_fault_is_placed(name: str, checkpoint: Path, reference: Path) -> None:
+    port = qwen2.subject("linen", checkpoint, fault=name)
+    found = firstdiff.bisect(reference, port, mode="eager")
+    assert is_at(found, name), found.summary
+    assert found.exit_code == 1
+    assert found.runs <= 9
+    assert found.last_block is not None
+
+
+def test_a_mask_fault_lies_before_the_layers(checkpoint: Path, reference: Path) -> None:
+    port = qwen2.subject("linen", checkpoint, fault="padding_ignored")
+    found = firstdiff.bisect(reference, port, mode="eager")
+    assert found.beyond == "none"
+    assert "before layers.0 (its input attention_mask differs" in found.summary
+
+
+@pytest.mark.parametrize("port", ["linen", "function"])
+def test_the_right_port_passes_in_one_run(port: str, checkpoint: Path, reference: Path) -> None:
+    found = firstdiff.bisect(reference, qwen2.subject(port, checkpoint), mode="eager")
+    assert (found.exit_code, found.runs, found.finding) == (0, 1, None)
+
+
+def test_a_harmless_fault_is_no_fault(checkpoint: Path, reference: Path) -> None:
+    port = qwen2.subject("linen", checkpoint, fault="positions_plus_one")
+    assert firstdiff.bisect(reference, port, mode="eager").exit_code == 0
+
+
+def test_under_jit_and_through_a_scan(checkpoint: Path, reference: Path) -> None:
+    port = qwen2.subject("linen", checkpoint, fault="norm_eps", scan=True)
+    found = firstdiff.bisect(reference, port)
+    assert is_at(found, "norm_eps"), found.summary
+    assert found.last_block is not None
+
+
+def test_a_torch_port_of_a_checkpoint_passes(checkpoint: Path, reference: Path) -> None:
+    assert firstdiff.bisect(reference, f"hf:{checkpoint}").exit_code == 0
+
+
+def test_two_traces_of_a_seeded_fault(checkpoint: Path, reference: Path, tmp_path: Path) -> None:
+    port = qwen2.subject("linen", checkpoint, fault="gqa_tiled")
+    trace = tmp_path / "port.h5"
+    firstdiff.capture(port, trace, inputs=reference, mode="eager", verify=False)
+    found = firstdiff.bisect(reference, trace)
+    assert is_at(found, "gqa_tiled")
+    assert found.runs == 0
