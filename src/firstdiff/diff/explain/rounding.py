@@ -26,5 +26,5 @@ def round_to(values: np.ndarray, dtype: str) -> np.ndarray:
     largest = _LARGEST.get(dtype)
     if largest is None:
         return rounded
-    beyond = np.sign(rounded) * (np.inf if dtype == "float16" else largest)
+    beyond = np.copysign(np.inf if dtype == "float16" else largest, rounded)
     return np.asarray(np.where(np.abs(rounded) > largest, beyond, rounded))
