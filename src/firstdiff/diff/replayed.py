@@ -234,6 +234,6 @@ class _Judge:
         score = floor.score(error, scale)
         grade = grade_of(score.largest)
         kind = "agrees" if grade == "OK" else "diverges"
-        notes = dtype_note(ours, theirs)
+        notes = dtype_note(tap.pair.reference, theirs)
         verdict = Verdict(kind, score.largest, grade, notes)  # type: ignore[arg-type]  # mypy joins the two literals to str
         return ReplayRow(replace(row, verdict=verdict), score)

@@ -83,7 +83,8 @@ def _table(rows: Sequence[tuple[str, str, str, str]], style: str = "") -> Iterat
     wide = [max(len(row[column]) for row in rows) for column in range(4)]
     wide[3] = max(wide[3], len(_SCORE))
     columns = [n for n in range(4) if any(row[n] for row in rows)]
-    yield Text("  " + " " * sum(wide[n] + 2 for n in columns[:-1]) + _SCORE.rjust(wide[3]), "dim")
+    indent = " " * (2 + sum(wide[n] + 2 for n in columns[:-1]))
+    yield Text(f"{indent}{_SCORE.rjust(wide[3])}", "dim", no_wrap=True, overflow="ignore")
     for row in rows:
         cells = [row[n].rjust(wide[n]) if n == 3 else row[n].ljust(wide[n]) for n in columns]
         yield Text("  " + "  ".join(cells), style, no_wrap=True, overflow="ignore")

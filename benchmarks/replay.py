@@ -1,0 +1,212 @@
+"""Replay over the catalogue of seeded faults: is the true place named, by each direction, singly and in pairs?
+
+    python benchmarks/replay.py --dtypes float32 bfloat16 --pairs 100
+
+A fault is placed when its activation is among the faults (score >= 8) and none before it, or among the
+suspects (3 to 8) when nothing is a fault. A harmless one is placed when it is reported without effect. A pair
+counts twice, once for each of its two faults being listed. Cost: CPU seconds of one forced pass, compiled,
+beside the plain jitted forward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from firstdiff.diff import diff
+from firstdiff.models import qwen2
+from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
+from firstdiff.models.faults import FAULTS, Fault
+from firstdiff.recording import as_subject, record
+from firstdiff.replaying import replay_port, replay_reference
+
+if TYPE_CHECKING:
+    from firstdiff.diff.replayed import Replay
+
+
+@dataclass
+class Tally:
+    """How often the true place was named."""
+
+    right: int = 0
+    """Named."""
+    suspected: int = 0
+    """Named, but only near the limit."""
+    total: int = 0
+    """Runs."""
+    missed: list[str] = field(default_factory=list)
+    """Names of the others."""
+
+    def add(self, name: str, grade: str) -> None:
+        self.total += 1
+        self.right += grade == "right"
+        self.suspected += grade == "suspected"
+        if grade not in ("right", "suspected"):
+            self.missed.append(f"{name} ({grade})")
+
+    def line(self) -> str:
+        share = 100 * (self.right + self.suspected) / max(self.total, 1)
+        near = f", {self.suspected} of them suspects" if self.suspected else ""
+        missed = f"; not: {', '.join(self.missed)}" if self.missed else ""
+        return f"{share:.1f} % of {self.total}{near}{missed}"
+
+
+class Bench:
+    """A tiny checkpoint, its reference in one dtype, and ports of it."""
+
+    def __init__(self, folder: Path, dtype: str, framework: str) -> None:
+        self.folder, self.dtype, self.framework = folder, dtype, framework
+        self.checkpoint = write_checkpoint(folder / f"checkpoint-{dtype}")
+        self.model = as_subject(f"hf:{self.checkpoint}", dtype)
+        self.reference = folder / f"reference-{dtype}.h5"
+        record(self.model, self.reference, inputs=discriminating_inputs(), floor=(dtype,))
+
+    def run(self, fault: Fault | None, mode: str = "eager") -> dict[str, Replay]:
+        """Both directions on one port."""
+        subject = qwen2.subject(self.framework, self.checkpoint, fault=fault, dtype=self.dtype)
+        trace = self.folder / "port.h5"
+        options: dict[str, Any] = {"floor": (), "verify": False, "force": True, "mode": mode}
+        record(subject, trace, inputs=self.reference, **options)
+        free = trace, diff(self.reference, trace)
+        return {
+            "port": replay_port(self.reference, subject, free=free, mode=mode),
+            "reference": replay_reference(self.model, trace),
+        }
+
+
+def grade(result: Replay, fault: Fault) -> str:
+    """Whether the place of ``fault`` comes first."""
+    place = fault.activation, fault.site
+    if fault.harmless:
+        found = [(f.activation, f.site) for f in result.without_effect]
+        return "right" if place in found and not result.faults else "not without effect"
+    for name, group in (("right", result.faults), ("suspected", result.suspects)):
+        if group:
+            first = group[0].activation, group[0].site
+            return name if first == place else f"{name}: {first[0]} {first[1]} first"
+    return "nothing found"
+
+
+def listed(result: Replay, fault: Fault) -> str:
+    """Whether the place of ``fault`` is listed at all."""
+    place = fault.activation, fault.site
+    groups = (("right", result.faults), ("suspected", result.suspects))
+    for name, group in groups:
+        if place in [(f.activation, f.site) for f in group]:
+            return name
+    return "not listed"
+
+
+def combined(one: Fault, other: Fault) -> Fault | None:
+    """Both faults in one port; None when they change the same thing or show in the same place."""
+    if one.harmless or other.harmless or (one.weights and other.weights):
+        return None
+    if set(one.functions) & set(other.functions) or set(one.config) & set(other.config):
+        return None
+    if (one.activation, one.site) == (other.activation, other.site):
+        return None
+    return replace(
+        one,
+        name=f"{one.name}+{other.name}",
+        config={**one.config, **other.config},
+        functions={**one.functions, **other.functions},
+        weights=one.weights or other.weights,
+    )
+
+
+def pairs(count: int, seed: int) -> Iterator[tuple[Fault, Fault, Fault]]:
+    """``count`` random pairs that can be combined."""
+    every = list(itertools.combinations(FAULTS.values(), 2))
+    random.Random(seed).shuffle(every)
+    fitting = ((a, b, both) for a, b in every if (both := combined(a, b)) is not None)
+    return itertools.islice(fitting, count)
+
+
+def singly(bench: Bench, names: list[str]) -> None:
+    tallies = {"port": Tally(), "reference": Tally()}
+    for name in names:
+        for direction, result in bench.run(FAULTS[name]).items():
+            tallies[direction].add(name, grade(result, FAULTS[name]))
+    for direction, tally in tallies.items():
+        print(f"{bench.dtype} {direction} replay, singly: {tally.line()}", flush=True)
+
+
+def in_pairs(bench: Bench, count: int, seed: int) -> None:
+    tallies = {"port": Tally(), "reference": Tally()}
+    for one, other, both in pairs(count, seed):
+        for direction, result in bench.run(both).items():
+            for fault in (one, other):
+                tallies[direction].add(f"{fault.name} of {both.name}", listed(result, fault))
+    for direction, tally in tallies.items():
+        print(f"{bench.dtype} {direction} replay, in pairs: {tally.line()}", flush=True)
+
+
+def right(bench: Bench) -> None:
+    for mode in ("eager", "jit"):
+        for direction, result in bench.run(None, mode).items():
+            worst = result.worst
+            score = worst.row.verdict.score if worst else 0.0
+            alarms = len(result.faults) + len(result.suspects)
+            print(
+                f"{bench.dtype} {direction} replay of the right port, {mode}: {alarms} alarms, worst {score:.2f}",
+                flush=True,
+            )
+
+
+def cost(bench: Bench, repeat: int = 20) -> None:
+    """CPU seconds of the compiled forward, plain and with every value planted and recorded."""
+    import jax
+
+    from firstdiff.inputs import trace_inputs
+    from firstdiff.tracer.jax.inputs import jax_input
+    from firstdiff.traces import open_trace
+
+    subject = qwen2.subject(bench.framework, bench.checkpoint, dtype=bench.dtype)
+    with open_trace(bench.reference) as trace:
+        given = {k: jax_input(v.value, v.dtype) for k, v in trace_inputs(trace).items()}
+    plain = jax.jit(lambda model, inputs: subject.call(model, **inputs))  # type: ignore[misc]
+    jax.block_until_ready(plain(subject.model, given))
+    began = time.process_time()
+    for _ in range(repeat):
+        jax.block_until_ready(plain(subject.model, given))
+    forward = (time.process_time() - began) / repeat
+    began = time.process_time()
+    done = bench.run(None, "jit")
+    whole = time.process_time() - began
+    print(
+        f"{bench.dtype} cost: plain jitted forward {1e3 * forward:.1f} ms CPU; forced pass with tracing and "
+        f"compiling {done['port'].cost.forced:.1f} s, three reference passes {done['reference'].cost.forced:.1f} s "
+        f"(wall), both directions with the free run {whole:.1f} s CPU",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
+    parser.add_argument("--framework", default="linen")
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", nargs="*", default=list(FAULTS))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for dtype in options.dtypes:
+            bench = Bench(Path(folder), dtype, options.framework)
+            right(bench)
+            cost(bench)
+            singly(bench, options.faults)
+            in_pairs(bench, options.pairs, options.seed)
+
+
+if __name__ == "__main__":
+    main()
