@@ -32,6 +32,12 @@ class Plan:
     """`jit` or `eager`, for JAX."""
     exact: bool = False
     """Compile JAX without excess precision."""
+    stream: bool = False
+    """Write each value while the JAX model runs."""
+    passes: int = 1
+    """Run JAX that many times and record a slice each time."""
+    max_iterations: int | None = None
+    """Keep that many first iterations of JAX's while loops instead of the last one."""
     floor: tuple[str, ...] | None = ()
     """Dtypes whose noise floor is recorded; None means the model's own and bfloat16."""
     digest: bool = False
@@ -62,6 +68,7 @@ def record_torch(
     def tensors() -> dict[str, Any]:  # fresh ones for each use: a model may change its arguments
         return {name: torch_tensor(given.value, given.dtype) for name, given in inputs.items()}
 
+    _refuse_jax_options(plan)
     plan.progress("running the model under hooks")
     done = capture_torch(
         subject.model,
@@ -105,6 +112,19 @@ def record_torch(
             notes = (*notes, *more)
     made = _torch_header(header, subject, done)
     return replace(made, notes=(*made.notes, *notes), extra={**made.extra, "floors": floors})
+
+
+def _refuse_jax_options(plan: Plan) -> None:
+    given = {
+        "--stream": plan.stream,
+        "--passes": plan.passes != 1,
+        "--max-iterations": plan.max_iterations is not None,
+    }
+    named = [name for name, wanted in given.items() if wanted]
+    if named:
+        raise OptionError(
+            f"{', '.join(named)}: for JAX only; hooks write every value of a PyTorch model at once"
+        )
 
 
 @contextmanager
@@ -167,6 +187,9 @@ def record_jax(
         framework=subject.framework,
         module=subject.module,
         verify=plan.verify,
+        stream=plan.stream,
+        passes=plan.passes,
+        max_iterations=plan.max_iterations,
     )
     return replace(
         header,

@@ -94,6 +94,9 @@ def record(
     trust_remote_code: bool = False,
     mode: Literal["jit", "eager"] = "jit",
     exact: bool = False,
+    stream: bool = False,
+    passes: int = 1,
+    max_iterations: int | None = None,
     framework: str | None = None,
     verify: bool = True,
     force: bool = False,
@@ -112,6 +115,9 @@ def record(
         digest: keep statistics, not elements.
         floor: dtypes whose noise floor is recorded (PyTorch); None means the model's own and bfloat16.
         mode: `jit` or `eager`, for JAX; ``exact`` compiles without excess precision.
+        stream: JAX: write each value while the model runs (one device); bounds the memory.
+        passes: JAX: run that many times and record a slice each time; bounds the memory too.
+        max_iterations: JAX: keep that many first iterations of while loops, not only the last one.
         framework: overrides the detection.
         verify: compare the model's output with and without capture.
         force: overwrite ``output``.
@@ -129,6 +135,9 @@ def record(
         verify=verify,
         mode=mode,
         exact=exact,
+        stream=stream,
+        passes=passes,
+        max_iterations=max_iterations,
         floor=None if floor is None else tuple(floor),
         digest=digest,
         progress=progress,

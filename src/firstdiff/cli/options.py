@@ -30,6 +30,26 @@ Dtype = Annotated[
 ]
 Eager = Annotated[bool, typer.Option("--eager", help="JAX: run op by op instead of under jit.")]
 Exact = Annotated[bool, typer.Option("--exact", help="JAX: compile without excess precision.")]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream", help="JAX: write each value while the model runs; one device, little memory."
+    ),
+]
+Passes = Annotated[
+    int,
+    typer.Option(
+        "--passes", metavar="N", help="JAX: run N times and record a slice each time; less memory."
+    ),
+]
+MaxIterations = Annotated[
+    int | None,
+    typer.Option(
+        "--max-iterations",
+        metavar="N",
+        help="JAX: keep the first N iterations of while loops, not only the last one.",
+    ),
+]
 Framework = Annotated[
     str | None, typer.Option("--framework", help="The port's framework, when the guess is wrong.")
 ]

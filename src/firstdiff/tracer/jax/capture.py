@@ -29,6 +29,8 @@ def capture_jax(
     verify: bool = True,
     max_iterations: int | None = None,
     values: Mapping[Key, Any] | None = None,
+    stream: bool = False,
+    passes: int = 1,
 ) -> JaxCapture:
     """Record ``call(model, **inputs)``, or ``model(**inputs)`` when ``call`` is None. Several
     inputs are several steps.
@@ -41,8 +43,13 @@ def capture_jax(
     with them in place of its own activations of those keys, each in the shape in which that
     activation is recorded, while the events hold what the model computed itself.
 
+    Two ways bound the memory: ``stream`` sends every value while the model runs (one device; values
+    are then not outputs of the program but arguments of ordered callbacks), ``passes`` runs the
+    model that many times and takes a slice of the activations each time; the notes say when a value
+    or the output was another one in a later pass.
+
     Raises `SubjectError` when the user's code raises (chained), `CaptureError` when nothing was
-    recorded.
+    recorded, `OptionError` when an option is impossible here.
     """
     chosen = selection or Selection()
     recording = Recording(
@@ -57,6 +64,8 @@ def capture_jax(
         verify,
         max_iterations,
         values or {},
+        stream,
+        passes,
     )
     for step in [inputs] if isinstance(inputs, Mapping) else inputs:
         recording.step(step)

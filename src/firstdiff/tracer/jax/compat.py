@@ -1,8 +1,9 @@
 """Every private or unstable corner of JAX that firstdiff touches. Apart, so that a new JAX breaks
 one file.
 
-Checked with jax 0.10.2. What is here moved between releases: the shape of `get_bind_params`, the
-name of a value's varying manual axes, where user contexts and source information live.
+Checked with jax 0.9.2 and 0.10.2. What is here moved between releases: the shape of
+`get_bind_params`, the names of manual axes in a `shard_map` and of a value's varying ones, where
+user contexts and source information live.
 """
 
 from __future__ import annotations
@@ -110,15 +111,16 @@ def jit_like(eqn: JaxprEqn, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def manual_axes(eqn: JaxprEqn) -> tuple[str, ...]:
     """Mesh axes that a `shard_map` equation makes manual, in the mesh's order."""
-    names = eqn.params["mesh"].axis_names
-    return tuple(name for name in names if name in eqn.params["newly_manual_axes"])
+    params = eqn.params
+    manual = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
+    return tuple(name for name in params["mesh"].axis_names if name in manual)
 
 
 def varying_axes_of(aval: Any) -> frozenset[str]:
     """Names of the manual mesh axes over which a value of type ``aval`` differs, in a checked
     `shard_map`."""
     manual = getattr(aval, "manual_axis_type", None)
-    return frozenset(manual.varying if manual is not None else getattr(aval, "vma", ()))
+    return frozenset(manual.varying if manual is not None else getattr(aval, "vma", None) or ())
 
 
 def to_varying(value: Any, axes: Iterable[str]) -> Any:
@@ -149,6 +151,11 @@ def _is_explicit(sharding: Any) -> bool:
 def wait_for(values: Any) -> None:
     """Return when ``values`` are computed; errors of the computation are raised here."""
     cast("Any", jax).block_until_ready(values)
+
+
+def wait_for_callbacks() -> None:
+    """Return when all callbacks of what was computed have returned."""
+    cast("Any", jax).effects_barrier()
 
 
 def source_line(eqn: JaxprEqn) -> str:

@@ -4,7 +4,7 @@ loop."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,29 +18,66 @@ if TYPE_CHECKING:
     from firstdiff.tracer.jax.plan import Address
 
 
+_Each: TypeAlias = tuple[list[Any], Put, Any, Any]
+"""What one iteration of a scan receives: slices, put values, its number, its row in the buffers."""
+
+
 def scan_rule(
     walk: Walk, eqn: JaxprEqn, operands: list[Any], address: Address, put: Put
 ) -> tuple[list[Any], Taken]:
-    """Taken values are stacked over the iterations, put values are sliced."""
+    """Taken values are stacked over the iterations, put values are sliced.
+
+    Where a few iterations are wanted, their values ride in the carry, in a buffer of that many rows
+    and one for all others: what is not wanted is not held.
+    """
     params = eqn.params
     first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
     constants, carry, sliced = operands[:first], operands[first:second], operands[second:]
+    kept, split = walk.kept.get(address), params["num_carry"]
 
-    def body(carry: list[Any], each: tuple[list[Any], Put]) -> tuple[list[Any], Any]:
+    def iterate(carry: list[Any], each: _Each) -> tuple[list[Any], Taken]:
+        inner = replace(walk, trips=(*walk.trips, each[2])) if walk.send else walk
         arguments = [*constants, *carry, *each[0]]
-        results, taken = walk.closed(params["jaxpr"], arguments, (*address, 0), each[1])
-        split = params["num_carry"]
-        return results[:split], (results[split:], taken)
+        return inner.closed(params["jaxpr"], arguments, (*address, 0), each[1])
 
-    final, (stacked, taken) = jax.lax.scan(
+    def body(state: tuple[list[Any], Taken], each: _Each) -> tuple[tuple[list[Any], Taken], Any]:
+        carry, buffers = state
+        results, taken = iterate(carry, each)
+        filled = {
+            number: jax.lax.dynamic_update_index_in_dim(buffer, taken.pop(number), each[3], 0)
+            for number, buffer in buffers.items()
+        }
+        return (results[:split], filled), (results[split:], taken)
+
+    each = (sliced, below(put, address), *_counters(walk, params["length"], kept))
+    blank: Taken = {}
+    if kept is not None:
+        one = jax.eval_shape(lambda e: jax.tree_util.tree_map(lambda a: a[0], e), each)
+        shapes = jax.eval_shape(lambda c, e: iterate(c, e)[1], carry, one)
+        blank = {
+            number: _blank(shape, len(kept) + 1)
+            for number, shape in shapes.items()
+            if walk.slots[number] not in walk.whole
+        }
+    (final, buffers), (stacked, taken) = jax.lax.scan(
         body,
-        carry,
-        (sliced, below(put, address)),
+        (carry, blank),
+        each,
         length=params["length"],
         reverse=params["reverse"],
         unroll=params["unroll"],
     )
-    return [*final, *stacked], taken
+    rows = {number: buffer[:-1] for number, buffer in buffers.items()}
+    return [*final, *stacked], {**taken, **rows}
+
+
+def _counters(walk: Walk, length: int, kept: tuple[int, ...] | None) -> tuple[Any, Any]:
+    """Per iteration: its number, where values are sent; its row in a buffer of the ``kept`` ones."""
+    number = jnp.arange(length, dtype=jnp.int32) if walk.send else None
+    if kept is None:
+        return number, None
+    rows = {iteration: row for row, iteration in enumerate(kept)}
+    return number, jnp.asarray([rows.get(i, len(kept)) for i in range(length)], jnp.int32)
 
 
 def while_rule(
@@ -51,13 +88,13 @@ def while_rule(
     params = eqn.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     asked, constants, carry = operands[:first], operands[first:second], operands[second:]
-    kept = walk.max_iterations
+    kept, quiet = walk.max_iterations, replace(walk, send=None)
     put = below(put, address)
 
     def iterate(carry: list[Any], trip: Any) -> tuple[list[Any], Taken]:
         now = {place: _at_trip(value, trip) for place, value in put.items()}
         arguments = [*constants, *carry]
-        return walk.closed(params["body_jaxpr"], arguments, (*address, 0), now)
+        return quiet.closed(params["body_jaxpr"], arguments, (*address, 0), now)
 
     def body(state: tuple[list[Any], Taken, Any]) -> tuple[list[Any], Taken, Any]:
         carry, before, trip = state
@@ -67,7 +104,7 @@ def while_rule(
         return results, taken, trip + 1
 
     def condition(state: tuple[list[Any], Taken, Any]) -> Any:
-        untapped = replace(walk, slots=())
+        untapped = replace(quiet, slots=())
         arguments = [*asked, *state[0]]
         return untapped.closed(params["cond_jaxpr"], arguments, (*address, 1), {})[0][0]
 

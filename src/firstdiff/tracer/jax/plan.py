@@ -149,3 +149,26 @@ def taps(nodes: tuple[Node, ...]) -> Iterator[Tap]:
                 yield from taps(branch)
         else:
             yield from taps(node.children)
+
+
+def loops(nodes: tuple[Node, ...]) -> Iterator[Scan | While]:
+    """Every loop below ``nodes``, outer ones before those inside."""
+    for node in nodes:
+        if isinstance(node, Tap):
+            continue
+        if isinstance(node, Scan | While):
+            yield node
+        inner = node.children if isinstance(node, Branches) else (node.children,)
+        for children in inner:
+            yield from loops(children)
+
+
+def has_shards(nodes: tuple[Node, ...]) -> bool:
+    """Whether a `shard_map` is among ``nodes`` or below."""
+    for node in nodes:
+        if isinstance(node, Tap):
+            continue
+        inner = node.children if isinstance(node, Branches) else (node.children,)
+        if isinstance(node, Shards) or any(map(has_shards, inner)):
+            return True
+    return False

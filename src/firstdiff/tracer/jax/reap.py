@@ -3,20 +3,17 @@ same program."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
 
-from firstdiff.tracer.events import Event
 from firstdiff.tracer.jax.frontend import is_array
 from firstdiff.tracer.jax.rules import RULES
-from firstdiff.tracer.jax.schedule import Occurrence, schedule
 from firstdiff.tracer.jax.survey import survey
-from firstdiff.tracer.jax.walk import Put, Walk
-from firstdiff.traces.dtypes import storage
+from firstdiff.tracer.jax.walk import Put, Send, Walk
 from firstdiff.traces.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -24,8 +21,8 @@ if TYPE_CHECKING:
 
     from jax.extend.core import ClosedJaxpr
 
-    from firstdiff.tracer.jax.plan import Address, Plan, Slot
-    from firstdiff.tracer.selection import Selection
+    from firstdiff.tracer.jax.plan import Address, Plan
+    from firstdiff.tracer.jax.wanted import Wanted
     from firstdiff.traces.schema import Key
 
 Mode = Literal["jit", "eager"]
@@ -89,32 +86,32 @@ def read_program(
     return Program(jaxpr, plan, rebuild[-1], len(parameters), max_iterations)
 
 
-def wanted_slots(program: Program, selection: Selection) -> tuple[Slot, ...]:
-    """Slots to take: those of selected activations, by their final names, and the facts that naming
-    needs."""
-    chosen = {
-        occurrence.slot: None
-        for occurrence in schedule(program.plan)
-        if selection.wants(occurrence.key.path, occurrence.key.site)
-    }
-    return tuple(dict.fromkeys((*chosen, *program.plan.facts)))
-
-
 def executable(
     program: Program,
-    slots: tuple[Slot, ...],
+    wanted: Wanted,
     *,
     mode: Mode = "jit",
     exact: bool = False,
     cuts: Mapping[Address, Any] | None = None,
+    send: Send | None = None,
 ) -> Callable[[Sequence[Any], Put], tuple[list[Any], dict[int, Any]]]:
     """The program as a function of (arguments, put values) that returns (outputs, taken values by
     number of the slot).
 
     ``exact`` keeps XLA from computing bfloat16 in float32 between operations
-    (`xla_allow_excess_precision`). `eager` runs operation by operation, loops in Python.
+    (`xla_allow_excess_precision`). `eager` runs operation by operation, loops in Python. With
+    ``send`` nothing is taken: it is given every value as soon as that is computed.
     """
-    walk = Walk(slots, RULES, program.max_iterations, cuts or {}, inline=mode == "eager")
+    walk = Walk(
+        wanted.slots,
+        RULES,
+        program.max_iterations,
+        cuts or {},
+        inline=mode == "eager",
+        kept=wanted.kept,
+        whole=wanted.facts,
+        send=send,
+    )
 
     def run(arguments: Sequence[Any], put: Put) -> tuple[list[Any], dict[int, Any]]:
         return walk.run(program.jaxpr.jaxpr, program.jaxpr.consts, arguments, (), put)
@@ -126,38 +123,12 @@ def executable(
                 return run([jax.numpy.asarray(value) for value in arguments], put)
 
         return eagerly
-    options = {"xla_allow_excess_precision": False} if exact else None
-    return jax.jit(run, compiler_options=options)
+    return jax.jit(run, compiler_options=options_of(exact))
 
 
-def events(
-    occurrences: Sequence[Occurrence], slots: tuple[Slot, ...], taken: dict[int, Any]
-) -> Iterator[Event]:
-    """Events of ``occurrences``, in that order. A value leaves the device when it is first needed
-    and is let go after its last use."""
-    numbers = {slot: number for number, slot in enumerate(slots)}
-    uses = [numbers[occurrence.slot] for occurrence in occurrences]
-    last = {number: place for place, number in enumerate(uses)}
-    hosted: dict[int, np.ndarray] = {}
-    first: dict[tuple[Any, ...], Key] = {}
-    for place, (occurrence, number) in enumerate(zip(occurrences, uses, strict=True)):
-        if number not in hosted:
-            hosted[number] = on_host(taken.pop(number), occurrence.key)
-        index = occurrence.index
-        identity = (number, tuple(entry for entry in index if isinstance(entry, int)))
-        value, dtype = storage(np.asarray(hosted[number][index], order="C"))
-        yield Event(
-            key=occurrence.key,
-            value=value,
-            dtype=dtype,
-            class_name=occurrence.tap.key.class_name,
-            axes=occurrence.axes,
-            source=occurrence.tap.source,
-            same_as=first.get(identity),
-        )
-        first.setdefault(identity, occurrence.key)
-        if last[number] == place:
-            del hosted[number]
+def options_of(exact: bool) -> dict[str, Any] | None:
+    """Compiler options of a capture, and of the plain run that it is compared with."""
+    return {"xla_allow_excess_precision": False} if exact else None
 
 
 def on_host(value: Any, key: Key | None = None) -> np.ndarray:

@@ -50,6 +50,11 @@ class Occurrence:
         `shard_map`."""
         return selector(self.slot, self.iterations)
 
+    @property
+    def iterations_of_slot(self) -> tuple[int, ...]:
+        """Those of `iterations` that lead the slot's value: the slot and these name one value."""
+        return tuple(entry for entry in self.index if isinstance(entry, int))
+
 
 def selector(slot: Slot, iterations: tuple[int, ...]) -> tuple[int | slice, ...]:
     """Index into a value of ``slot`` that picks ``iterations``."""

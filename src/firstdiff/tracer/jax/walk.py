@@ -32,6 +32,9 @@ Put: TypeAlias = dict["Address", tuple[Any, Any]]
 """Values on their way in: (array, mask or None) by the address of the tap. Where the mask is false
 the program's own
 value stays. Both have the leading axes of the loops that still enclose the tap."""
+Send: TypeAlias = Callable[[int, tuple[Any, ...], Any], None]
+"""Is given the number of a slot, the iterations of the scans around it, and the value; while
+tracing."""
 Rule: TypeAlias = Callable[["Walk", JaxprEqn, list[Any], "Address", Put], tuple[list[Any], Taken]]
 """Runs one equation whose inner programs are concerned; returns its results and what was taken
 inside."""
@@ -53,6 +56,15 @@ class Walk:
     run over, or nothing when every shard gets all of it."""
     inline: bool = False
     """Run operation by operation: inner programs are entered whether anything is taken there or not."""
+    kept: Mapping[Address, tuple[int, ...]] = field(default_factory=dict)
+    """Iterations of a scan whose values are kept, where that is not all of them."""
+    whole: frozenset[Slot] = frozenset()
+    """Slots of which every iteration is kept in spite of that."""
+    send: Send | None = None
+    """Takes each value when it is computed, instead of its being returned; None inside while
+    loops, where only the end tells which iteration is the last."""
+    trips: tuple[Any, ...] = ()
+    """The current iteration of every enclosing scan, outermost first, where values are sent."""
 
     def run(
         self,
@@ -70,6 +82,8 @@ class Walk:
         taken: Taken = {}
         here = [(number, slot.var) for number, slot in enumerate(self.slots) if slot.scope == scope]
         dead = _last_uses(jaxpr, {var for _, var in here if not isinstance(var, int)})
+        due = self.due(here, jaxpr)
+        self.sent({number: values[var] for number, var in due.pop(None, ())})
 
         def read(atom: Any) -> Any:
             return atom.val if isinstance(atom, Literal) else values[atom]
@@ -77,16 +91,39 @@ class Walk:
         for number, eqn in enumerate(jaxpr.eqns):
             operands = [read(atom) for atom in eqn.invars]
             results, inside = self.equation(eqn, operands, (*scope, number), put)
-            taken.update(inside)
+            taken.update(self.sent(inside))
             if eqn.primitive is tap_p and (*scope, number) in put:
                 _replace(eqn.invars[0], results[0], values, own)
             values.update(zip(eqn.outvars, results, strict=True))
+            self.sent({which: values[var] for which, var in due.get(number, ())})
             for var in dead.get(number, ()):
                 del values[var]
         for number, var in here:
-            if not isinstance(var, int):
+            if self.send is None and not isinstance(var, int):
                 taken[number] = own[var] if var in own else read(var)
         return [read(atom) for atom in jaxpr.outvars], taken
+
+    def due(
+        self, here: Sequence[tuple[int, Any]], jaxpr: Jaxpr
+    ) -> dict[int | None, list[tuple[int, Any]]]:
+        """Which slots to send after which equation; None is the start. Empty where nothing is
+        sent."""
+        if self.send is None:
+            return {}
+        made = {var: number for number, eqn in enumerate(jaxpr.eqns) for var in eqn.outvars}
+        found: dict[int | None, list[tuple[int, Any]]] = {}
+        for number, var in here:
+            if not isinstance(var, int):
+                found.setdefault(made.get(var), []).append((number, var))
+        return found
+
+    def sent(self, taken: Taken) -> Taken:
+        """What is left to return of ``taken`` after sending: nothing where values are sent."""
+        if self.send is None:
+            return taken
+        for number, value in taken.items():
+            self.send(number, self.trips, value)
+        return {}
 
     def equation(
         self, eqn: JaxprEqn, operands: list[Any], address: Address, put: Put

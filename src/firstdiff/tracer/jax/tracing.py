@@ -1,0 +1,149 @@
+"""Tracing a user's call: with taps, as a program to reap; without, to compare with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.frontend import (
+    FALLBACK,
+    FrontEnd,
+    Split,
+    front_ends_for,
+    is_array,
+    split_pytree,
+)
+from firstdiff.tracer.jax.plan import taps
+from firstdiff.tracer.jax.reap import Mode, Program, executable, options_of, read_program
+from firstdiff.tracer.jax.schedule import WHOLE_CALL
+from firstdiff.tracer.jax.tap import Capturing, TapKey, new_serial, tap_tree
+from firstdiff.tracer.jax.wanted import Wanted
+from firstdiff.traces.errors import FirstdiffError, SubjectError
+
+Inputs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Arguments of one step."""
+
+    model: Split
+    inputs: Split
+
+    @property
+    def arrays(self) -> list[Any]:
+        """All arguments of the program: parameters first."""
+        return [*self.model.arrays, *self.inputs.arrays]
+
+    @property
+    def signature(self) -> Any:
+        """The same for steps that one compiled program serves."""
+        shapes = ((np.shape(array), str(array.dtype)) for array in self.inputs.arrays)
+        return tuple(shapes), self.inputs.static
+
+
+class Tracing:
+    """A model with its call, and the front ends that tap it."""
+
+    def __init__(
+        self,
+        model: Any,
+        call: Callable[..., Any] | None,
+        framework: str | None,
+        max_iterations: int | None,
+    ) -> None:
+        self.model, self.call, self.framework = model, call, framework
+        self.max_iterations = max_iterations
+        self.fronts = front_ends_for(model, framework)
+        self._plain: dict[Any, Callable[..., Any]] = {}
+
+    def given(self, inputs: Inputs) -> Given:
+        """The model as it is now, and ``inputs``."""
+        return Given(self._split(self.model), split_pytree(dict(inputs)))
+
+    def traced(self, given: Given) -> Program:
+        """The call with taps of modules and of the user, or of plain functions where there are
+        none."""
+        if self.framework != FALLBACK:
+            program = self._traced([f for f in self.fronts if f.name != FALLBACK], given)
+            if any(tap.key.front_end != WHOLE_CALL for tap in taps(program.plan.nodes)):
+                return program
+        return self._traced(self.fronts, given)
+
+    def plain(self, given: Given, *, mode: Mode, exact: bool) -> Sequence[Any]:
+        """Outputs without taps, run in the same mode."""
+        key = given.signature, mode, exact
+        if key not in self._plain:
+            self._plain[key] = self._untapped(given, mode, exact)
+        outputs: Sequence[Any] = self._plain[key](given.model.arrays, given.inputs.arrays)
+        return outputs
+
+    def _untapped(self, given: Given, mode: Mode, exact: bool) -> Callable[..., Any]:
+        function = self._function(given.model, given.inputs, tapped=False)
+        if mode == "eager":
+            program = read_program(function, given.model.arrays, given.inputs.arrays)
+            run = executable(program, Wanted(()), mode="eager")
+            return lambda parameters, arrays: run([*parameters, *arrays], {})[0]
+
+        def arrays_only(parameters: list[Any], arrays: list[Any]) -> list[Any]:
+            leaves = jax.tree_util.tree_leaves(function(parameters, arrays))
+            return [leaf for leaf in leaves if is_array(leaf)]
+
+        return jax.jit(arrays_only, compiler_options=options_of(exact))
+
+    def _split(self, model: Any) -> Split:
+        return self.fronts[0].split(model) if self.fronts else split_pytree(model)
+
+    def _traced(self, fronts: Sequence[FrontEnd], given: Given) -> Program:
+        first = Capturing()
+        program = self._traced_once(fronts, given, first)
+        if not first.relative:
+            return program
+        return self._traced_once(fronts, given, Capturing(scoped=True))
+
+    def _traced_once(self, fronts: Sequence[FrontEnd], given: Given, marker: Capturing) -> Program:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(compat.capturing((marker, "")))
+            tapped = self.model
+            for front in fronts:
+                tapped = stack.enter_context(front.installed(tapped))
+            split = self._split(tapped)
+            function = self._function(split, given.inputs, tapped=True)
+            stack.enter_context(users_code("calling the model failed"))
+            return read_program(
+                function, split.arrays, given.inputs.arrays, max_iterations=self.max_iterations
+            )
+
+    def _function(self, split: Split, fed: Split, *, tapped: bool) -> Callable[..., Any]:
+        def function(parameters: list[Any], arrays: list[Any]) -> Any:
+            model, inputs = split.rebuild(parameters), fed.rebuild(arrays)
+            if not tapped:
+                return self._called(model, inputs)
+            key = TapKey("", "input", front_end=WHOLE_CALL, serial=new_serial())
+            inputs = {
+                name: tap_tree(value, replace(key, leaf=name)) for name, value in inputs.items()
+            }
+            return tap_tree(self._called(model, inputs), replace(key, site="output"))
+
+        return function
+
+    def _called(self, model: Any, inputs: Inputs) -> Any:
+        return model(**inputs) if self.call is None else self.call(model, **inputs)
+
+
+@contextlib.contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Turns what the user's code raises into a `SubjectError` that begins with ``what``."""
+    try:
+        yield
+    except FirstdiffError:
+        raise
+    except Exception as error:  # the user's code
+        first = (str(error).splitlines() or [""])[0]
+        raise SubjectError(f"{what}: {type(error).__name__}: {first}") from error
