@@ -251,8 +251,8 @@ def _of_step(name: str, value: Any, start: int, end: int, tokens: int) -> Any:
 
 
 def _is_causal(model: Any) -> bool:
-    name = type(model).__name__
-    named = any(part in name for part in ("CausalLM", "LMHead"))
+    names = " ".join(base.__name__ for base in type(model).__mro__)
+    named = any(part in names for part in ("CausalLM", "LMHead"))
     return named or bool(getattr(getattr(model, "config", None), "is_decoder", False))
 
 

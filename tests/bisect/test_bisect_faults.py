@@ -9,6 +9,7 @@ import pytest
 import firstdiff
 from firstdiff.models import qwen2
 from firstdiff.models.faults import FAULTS
+from firstdiff.traces.errors import OptionError
 
 PLACES = (
     "rotary_interleaved",  # between modules, in every layer
@@ -45,7 +46,7 @@ def test_a_mask_fault_lies_before_the_layers(checkpoint: Path, reference: Path) 
     assert "before layers.0 (its input attention_mask differs" in found.summary
 
 
-@pytest.mark.parametrize("port", ["linen", "function"])
+@pytest.mark.parametrize("port", ["linen", "nnx"])
 def test_the_right_port_passes_in_one_run(port: str, checkpoint: Path, reference: Path) -> None:
     found = firstdiff.bisect(reference, qwen2.subject(port, checkpoint), mode="eager")
     assert (found.exit_code, found.runs, found.finding) == (0, 1, None)
@@ -74,3 +75,8 @@ def test_two_traces_of_a_seeded_fault(checkpoint: Path, reference: Path, tmp_pat
     found = firstdiff.bisect(reference, trace)
     assert is_at(found, "gqa_tiled")
     assert found.runs == 0
+
+
+def test_a_port_of_plain_functions_is_told_what_to_do(checkpoint: Path, reference: Path) -> None:
+    with pytest.raises(OptionError, match="no line of blocks to search.*firstdiff check"):
+        firstdiff.bisect(reference, qwen2.subject("function", checkpoint), mode="eager")
