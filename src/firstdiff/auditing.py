@@ -1,8 +1,8 @@
-"""`weights`: the audit of two sets of parameters, wherever they are."""
+"""`weights`, the audit of two sets of parameters wherever they are, and `map_modules`, what follows from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,11 @@ from firstdiff.traces import open_trace
 from firstdiff.traces.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from firstdiff.diff.weights.audit import Audit
     from firstdiff.diff.weights.match import Side
+    from firstdiff.diff.weights.modulemap import ModuleMap
     from firstdiff.models.subject import Subject
     from firstdiff.traces.parameters import Parameter
 
@@ -37,26 +40,33 @@ def weights(
     """
     from firstdiff.diff.weights.audit import audit
 
-    progress("reading the reference's parameters")
-    ours = load_side(reference)
-    progress("reading the port's parameters")
-    theirs = load_side(port, framework=framework)
+    progress("reading the parameters")
+    ours, theirs = _load(reference, None), _load(port, framework)
     progress("looking for equal weights")
-    return audit(ours, theirs)
+    return audit(ours.side, theirs.side)
 
 
-def load_side(
-    source: str | Path | Subject | Sequence[Parameter], *, framework: str | None = None
-) -> Sequence[Parameter] | Side:
-    """The parameters of one side; of a trace, without values but with fingerprints."""
+@dataclass(frozen=True)
+class _Loaded:
+    """One side."""
+
+    side: Sequence[Parameter] | Side
+    """Its parameters; of a trace, without values but with fingerprints."""
+    modules: tuple[tuple[str, str], ...] = ()
+    """Its modules as (path, class), in the order in which they run where that is known; () when nothing tells."""
+
+
+def _load(source: str | Path | Subject | Sequence[Parameter], framework: str | None) -> _Loaded:
     from firstdiff.models.loading import load_subject
-    from firstdiff.models.parameters import parameters_of
+    from firstdiff.models.parameters import modules_of, parameters_of
+    from firstdiff.models.subject import Subject
 
     if isinstance(source, str | Path) and _is_trace(Path(source)):
         return _of_trace(Path(source))
     if isinstance(source, str) and ":" in source and not Path(source).exists():
-        return parameters_of(load_subject(source, framework=framework))
-    return parameters_of(source)
+        source = load_subject(source, framework=framework)
+    modules = modules_of(source) if isinstance(source, Subject) else ()
+    return _Loaded(parameters_of(source), modules)
 
 
 def _is_trace(path: Path) -> bool:
@@ -66,16 +76,41 @@ def _is_trace(path: Path) -> bool:
         return handle.read(len(_HDF5)) == _HDF5
 
 
-def _of_trace(path: Path) -> Side:
+def _of_trace(path: Path) -> _Loaded:
     from firstdiff.diff.weights.table import read_tables
 
     with open_trace(path) as trace:
         side = read_tables(trace.table)
+        classes = dict(trace.header.modules)
+        ran = dict.fromkeys(activation.key.path for activation in trace.activations)
     if side is None:
         raise OptionError(
             f"{path}: this trace holds no digests of parameters; give the checkpoint or the subject instead, "
             f"or capture it again"
         )
-    return side
+    return _Loaded(side, tuple((path, classes.get(path, "")) for path in ran))
 
 
+def map_modules(
+    reference: str | Path | Subject | Sequence[Parameter],
+    port: str | Path | Subject | Sequence[Parameter],
+    *,
+    framework: str | None = None,
+    progress: Callable[[str], None] = lambda _message: None,
+) -> ModuleMap:
+    """Which module of ``port`` is which of ``reference``: by equal weights, whatever the names, then around those.
+
+    Both sides are as for `weights`. Modules without parameters are mapped where a side tells of them: traces do, in the
+    order in which they run, and PyTorch modules.
+
+    Raises:
+        OptionError, SubjectError, TraceError: as `weights` does.
+    """
+    from firstdiff.diff.weights.mapbuilder import module_map
+    from firstdiff.diff.weights.search import search
+
+    ours, theirs = _load(reference, None), _load(port, framework)
+    progress("looking for equal weights")
+    found = search(*(loaded.side for loaded in (ours, theirs)))
+    progress("mapping modules")
+    return module_map(found, ours.modules, theirs.modules)

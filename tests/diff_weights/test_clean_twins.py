@@ -27,7 +27,9 @@ RULES = st.builds(
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_a_right_port_has_nothing_wrong(name: str, rules: Rules, known: bool) -> None:
     source = family(name)
-    reference = parameters(source.values, "torch" if known else "", source.classes if known else None)
+    reference = parameters(
+        source.values, "torch" if known else "", source.classes if known else None
+    )
     port = twin(source.values, source.kind, source.geometry, rules)
     result = audit(reference, port.parameters())
     assert [(v.finding, v.words) for v in result.wrong] == []

@@ -40,11 +40,15 @@ def test_a_square_kernel_that_was_not_transposed(audited: Run, port: Values) -> 
     assert audit.right == 37
 
 
-def test_an_equinox_weight_must_not_be_transposed(audited: Run, port: Values, checkpoint: Values) -> None:
+def test_an_equinox_weight_must_not_be_transposed(
+    audited: Run, port: Values, checkpoint: Values
+) -> None:
     port.clear()
     port.update({name.removeprefix("model."): value.copy() for name, value in checkpoint.items()})
     assert audited("equinox").exit_code == 0
-    port["layers.0.self_attn.q_proj.weight"] = np.ascontiguousarray(port["layers.0.self_attn.q_proj.weight"].T)
+    port["layers.0.self_attn.q_proj.weight"] = np.ascontiguousarray(
+        port["layers.0.self_attn.q_proj.weight"].T
+    )
     (verdict,) = audited("equinox").wrong
     assert (verdict.finding, verdict.remedy) == ("wrongly transposed", "load it untransposed")
 
@@ -64,7 +68,10 @@ def test_gate_and_up_exchanged_in_every_layer(audited: Run, port: Values) -> Non
         gate, up = (f"layers_{layer}.mlp.{role}_proj.kernel" for role in ("gate", "up"))
         port[gate], port[up] = port[up], port[gate]
     line = only_line(audited())
-    assert "layers_0.mlp.up_proj.kernel equals the reference's model.layers.0.mlp.gate_proj.weight" in line
+    assert (
+        "layers_0.mlp.up_proj.kernel equals the reference's model.layers.0.mlp.gate_proj.weight"
+        in line
+    )
     assert "(and 5 more like it)" in line
 
 
@@ -108,7 +115,9 @@ def test_an_untied_head(audited: Run, port: Values) -> None:
     assert "model.embed_tokens.weight" in line
 
 
-def test_a_tied_head_kept_as_a_second_copy_is_right(audited: Run, port: Values, checkpoint: Values) -> None:
+def test_a_tied_head_kept_as_a_second_copy_is_right(
+    audited: Run, port: Values, checkpoint: Values
+) -> None:
     port["lm_head.kernel"] = np.ascontiguousarray(checkpoint["model.embed_tokens.weight"].T)
     assert audited().exit_code == 0
 
@@ -204,10 +213,15 @@ def test_two_faults_at_once(audited: Run, port: Values) -> None:
 def test_one_layer_of_a_stack_was_never_written(audited: Run, port: Values, axis: int) -> None:
     names = [n.removeprefix("layers_0.") for n in port if n.startswith("layers_0.")]
     for name in names:
-        port[f"layers.{name}"] = np.stack([port.pop(f"layers_{i}.{name}") for i in range(3)], axis=axis)
+        port[f"layers.{name}"] = np.stack(
+            [port.pop(f"layers_{i}.{name}") for i in range(3)], axis=axis
+        )
     np.moveaxis(port["layers.self_attn.o_proj.kernel"], axis, 0)[1] = 0
     (verdict,) = audited().wrong
-    assert (verdict.finding, verdict.reference) == ("never loaded", "model.layers.1.self_attn.o_proj.weight")
+    assert (verdict.finding, verdict.reference) == (
+        "never loaded",
+        "model.layers.1.self_attn.o_proj.weight",
+    )
 
 
 def test_results_are_data(audited: Run, port: Values) -> None:

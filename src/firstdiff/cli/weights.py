@@ -18,7 +18,9 @@ def weights(
     port: Annotated[str, typer.Argument(help=_SIDE, metavar="PORT")],
     parquet: Annotated[
         Path | None,
-        typer.Option("--parquet", metavar="FILE", help="Also write the table of verdicts as Parquet."),
+        typer.Option(
+            "--parquet", metavar="FILE", help="Also write the table of verdicts as Parquet."
+        ),
     ] = None,
     all_rows: Annotated[bool, typer.Option("--all", help="Print every parameter.")] = False,
     framework: options.Framework = None,

@@ -6,16 +6,18 @@ Apart from `qwen2.safetensors`, which reads what the ports can run: here quantis
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from firstdiff.traces.dtypes import is_known, stored_dtype
 from firstdiff.traces.errors import SubjectError
 from firstdiff.traces.parameters import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
@@ -61,7 +63,9 @@ def _shards(index: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         files = [index.parent / name for name in names]
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise SubjectError(f"{index}: no index of shards (a JSON object with weight_map); copy it again.") from None
+        raise SubjectError(
+            f"{index}: no index of shards (a JSON object with weight_map); copy it again."
+        ) from None
     for file in files:
         if not file.is_file():
             raise SubjectError(f"{file}: missing, but {index.name} names it; copy it too.")
@@ -73,7 +77,9 @@ def _tensors(file: Path) -> Iterator[Parameter]:
     with file.open("rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         if size < 8 or length > min(size - 8, _HEADER_LIMIT):
-            raise SubjectError(f"{file}: {size} bytes, no complete safetensors header; copy it again.")
+            raise SubjectError(
+                f"{file}: {size} bytes, no complete safetensors header; copy it again."
+            )
         text = handle.read(length)
     try:
         header = dict(json.loads(text))
@@ -83,7 +89,9 @@ def _tensors(file: Path) -> Iterator[Parameter]:
     except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
         if isinstance(error, SubjectError):
             raise
-        raise SubjectError(f"{file}: its header is not that of a safetensors file; copy it again.") from None
+        raise SubjectError(
+            f"{file}: its header is not that of a safetensors file; copy it again."
+        ) from None
 
 
 def _parameter(file: Path, name: str, entry: Mapping[str, Any], base: int, size: int) -> Parameter:
@@ -91,11 +99,17 @@ def _parameter(file: Path, name: str, entry: Mapping[str, Any], base: int, size:
     shape = tuple(int(n) for n in entry["shape"])
     dtype = _DTYPES.get(entry["dtype"], "")
     if not dtype or not is_known(dtype):
-        raise SubjectError(f"{file}: {name} is stored as {entry['dtype']}, which this version cannot read.")
+        raise SubjectError(
+            f"{file}: {name} is stored as {entry['dtype']}, which this version cannot read."
+        )
     if end > size:
-        raise SubjectError(f"{file}: truncated, {name} ends at byte {end} but the file has {size}; copy it again.")
+        raise SubjectError(
+            f"{file}: truncated, {name} ends at byte {end} but the file has {size}; copy it again."
+        )
     if not base <= start <= end or end - start != prod(shape) * stored_dtype(dtype).itemsize:
-        raise SubjectError(f"{file}: the bytes of {name} do not make up {entry['dtype']}{list(shape)}.")
+        raise SubjectError(
+            f"{file}: the bytes of {name} do not make up {entry['dtype']}{list(shape)}."
+        )
     return Parameter(name, shape, dtype, _reader(file, dtype, shape, start))
 
 

@@ -29,7 +29,9 @@ Change = Callable[[Twin, np.random.Generator], Damage | None]
 """Does it, in place; None when the twin has nothing that it could be done to."""
 
 
-def _pick(twin: Twin, random: np.random.Generator, test: Callable[[str, np.ndarray], bool]) -> str | None:
+def _pick(
+    twin: Twin, random: np.random.Generator, test: Callable[[str, np.ndarray], bool]
+) -> str | None:
     names = [name for name, value in twin.values.items() if test(name, value)]
     return names[random.integers(len(names))] if names else None
 
@@ -39,11 +41,20 @@ def _matrix(name: str, value: np.ndarray) -> bool:
 
 
 def _table(name: str) -> bool:
-    return name.endswith(("embedding", "embeddings")) or "token" in name or "wte" in name or "wpe" in name
+    return (
+        name.endswith(("embedding", "embeddings"))
+        or "token" in name
+        or "wte" in name
+        or "wpe" in name
+    )
 
 
 def _square_turned(twin: Twin, random: np.random.Generator) -> Damage | None:
-    name = _pick(twin, random, lambda n, v: _matrix(n, v) and v.shape[0] == v.shape[1] and len(twin.sources[n]) == 1)
+    name = _pick(
+        twin,
+        random,
+        lambda n, v: _matrix(n, v) and v.shape[0] == v.shape[1] and len(twin.sources[n]) == 1,
+    )
     if name is None:
         return None
     twin.values[name] = np.ascontiguousarray(twin.values[name].T)
@@ -56,7 +67,19 @@ def _reshaped(twin: Twin, random: np.random.Generator) -> Damage | None:
         return None
     value = twin.values[name]
     twin.values[name] = np.ascontiguousarray(value.T).reshape(value.shape)
-    return Damage("reshaped instead of transposed", (name,), ("not transposed", "wrongly transposed", "reordered", "differs", "never loaded", "missing", "partly"))
+    return Damage(
+        "reshaped instead of transposed",
+        (name,),
+        (
+            "not transposed",
+            "wrongly transposed",
+            "reordered",
+            "differs",
+            "never loaded",
+            "missing",
+            "partly",
+        ),
+    )
 
 
 def _exchanged(twin: Twin, random: np.random.Generator) -> Damage | None:
@@ -83,7 +106,7 @@ def _peers(twin: Twin, name: str) -> list[str]:
 
 
 def _missing(twin: Twin, random: np.random.Generator) -> Damage | None:
-    name = _pick(twin, random, lambda n, _v: True)
+    name = _pick(twin, random, lambda _n, _v: True)
     if name is None:
         return None
     del twin.values[name]
@@ -91,7 +114,7 @@ def _missing(twin: Twin, random: np.random.Generator) -> Damage | None:
 
 
 def _zeroed(twin: Twin, random: np.random.Generator) -> Damage | None:
-    name = _pick(twin, random, lambda n, v: v.ndim == 1)
+    name = _pick(twin, random, lambda _n, v: v.ndim == 1)
     if name is None:
         return None
     twin.values[name] = np.zeros_like(twin.values[name])
@@ -103,12 +126,22 @@ def _initial(twin: Twin, random: np.random.Generator) -> Damage | None:
     if name is None:
         return None
     value = twin.values[name]
-    twin.values[name] = (random.normal(size=value.shape) / np.sqrt(value.shape[0])).astype(value.dtype)
-    return Damage("never loaded: initialiser", (name,), ("never loaded", "differs", "missing", "partly", "untied"))
+    twin.values[name] = (random.normal(size=value.shape) / np.sqrt(value.shape[0])).astype(
+        value.dtype
+    )
+    return Damage(
+        "never loaded: initialiser",
+        (name,),
+        ("never loaded", "differs", "missing", "partly", "untied"),
+    )
 
 
 def _untied(twin: Twin, random: np.random.Generator) -> Damage | None:
-    tables = [n for n, v in twin.values.items() if v.ndim == 2 and _table(n) and "pos" not in n and "wpe" not in n]
+    tables = [
+        n
+        for n, v in twin.values.items()
+        if v.ndim == 2 and _table(n) and "pos" not in n and "wpe" not in n
+    ]
     if not tables or any("head" in n or "output" in n for n in twin.values):
         return None
     value = max((twin.values[n] for n in tables), key=lambda v: v.size)
@@ -119,26 +152,34 @@ def _untied(twin: Twin, random: np.random.Generator) -> Damage | None:
 
 
 def _unused_bias(twin: Twin, random: np.random.Generator) -> Damage | None:
-    name = _pick(twin, random, lambda n, v: _matrix(n, v) and n.rpartition(".")[0] + ".bias" not in twin.values)
+    name = _pick(
+        twin,
+        random,
+        lambda n, v: _matrix(n, v) and n.rpartition(".")[0] + ".bias" not in twin.values,
+    )
     if name is None:
         return None
     leaf = f"{name.rpartition('.')[0]}.bias"
-    twin.values[leaf] = random.normal(size=twin.values[name].shape[-1]).astype(twin.values[name].dtype)
+    twin.values[leaf] = np.asarray(random.normal(size=twin.values[name].shape[-1:])).astype(
+        twin.values[name].dtype
+    )
     twin.sources[leaf] = ()
     return Damage("unused bias", (leaf,), ("unused", "untied"))
 
 
 def _duplicated(twin: Twin, random: np.random.Generator) -> Damage | None:
-    name = _pick(twin, random, lambda n, v: len(_peers(twin, n)) > 0)
+    name = _pick(twin, random, lambda n, _v: len(_peers(twin, n)) > 0)
     if name is None:
         return None
     peers = _peers(twin, name)
     twin.values[name] = twin.values[peers[random.integers(len(peers))]].copy()
-    return Damage("duplicated", (name,), ("duplicated", "missing", "never loaded", "exchanged", "partly"))
+    return Damage(
+        "duplicated", (name,), ("duplicated", "missing", "never loaded", "exchanged", "partly")
+    )
 
 
 def _element(twin: Twin, random: np.random.Generator) -> Damage | None:
-    name = _pick(twin, random, lambda n, v: v.ndim >= 2 and min(v.shape) > 3)
+    name = _pick(twin, random, lambda _n, v: v.ndim >= 2 and min(v.shape) > 3)
     if name is None:
         return None
     value = twin.values[name].copy()
@@ -149,7 +190,7 @@ def _element(twin: Twin, random: np.random.Generator) -> Damage | None:
 
 
 def _rows_zero(twin: Twin, random: np.random.Generator) -> Damage | None:
-    name = _pick(twin, random, lambda n, v: v.ndim >= 2 and v.shape[-1] > 3 and min(v.shape) > 3)
+    name = _pick(twin, random, lambda _n, v: v.ndim >= 2 and v.shape[-1] > 3 and min(v.shape) > 3)
     if name is None:
         return None
     value = twin.values[name].copy()
@@ -160,14 +201,18 @@ def _rows_zero(twin: Twin, random: np.random.Generator) -> Damage | None:
 
 def _slice_lost(twin: Twin, random: np.random.Generator) -> Damage | None:
     """One layer of a stack never written."""
-    name = _pick(twin, random, lambda n, v: len(twin.sources[n]) == 3 and 3 in v.shape and v.ndim >= 2)
+    name = _pick(
+        twin, random, lambda n, v: len(twin.sources[n]) == 3 and 3 in v.shape and v.ndim >= 2
+    )
     if name is None:
         return None
     value = twin.values[name].copy()
     axis = value.shape.index(3)
     np.moveaxis(value, axis, 0)[1] = 0
     twin.values[name] = value
-    return Damage("one layer of a stack lost", (name,), ("never loaded", "missing", "partly", "differs"))
+    return Damage(
+        "one layer of a stack lost", (name,), ("never loaded", "missing", "partly", "differs")
+    )
 
 
 DAMAGES: dict[str, Change] = {

@@ -3,14 +3,16 @@ and discriminating. No model runs: what the audit and the map are measured on.""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from firstdiff.models.twins import Geometry, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SIZES = {
     "hidden_size": 32,
@@ -22,7 +24,10 @@ _SIZES = {
 _CONFIGS: dict[str, tuple[str, dict[str, Any], Geometry]] = {
     "gpt2": (
         "GPT2Config",
-        {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 96, "n_positions": 40, "bos_token_id": 1, "eos_token_id": 1},
+        {
+            "n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 96, "n_positions": 40, "bos_token_id": 1,
+            "eos_token_id": 1,
+        },
         Geometry(4, 4, 8),
     ),
     "bert": ("BertConfig", {**_SIZES, "max_position_embeddings": 40}, Geometry(4, 4, 8)),

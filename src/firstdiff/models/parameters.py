@@ -24,7 +24,7 @@ _PLACES: dict[str, tuple[str, str]] = {
     "haiku": ("haiku", "firstdiff.tracer.jax.parameters:haiku_parameters"),
     "functions": ("", "firstdiff.tracer.jax.parameters:tree_parameters"),
 }
-"""By framework: the package without which no such model exists, and its extractor. The first that takes a model wins."""
+"""By framework: the package without which no such model exists, and its extractor; the first that takes a model."""
 
 
 def parameters_of(source: str | Path | Subject | Sequence[Parameter]) -> tuple[Parameter, ...]:
@@ -59,4 +59,16 @@ def subject_parameters(subject: Subject) -> tuple[Parameter, ...]:
     raise SubjectError(
         f"{subject.name or 'the subject'}: no parameters found in a {type(subject.model).__name__}; "
         f"Subject.model is a module or a tree of arrays"
+    )
+
+
+def modules_of(subject: Subject) -> tuple[tuple[str, str], ...]:
+    """(path, class name) of every module of a PyTorch subject, in its own order; () for other frameworks."""
+    named = getattr(subject.model, "named_modules", None)
+    if "torch" not in sys.modules or named is None:
+        return ()
+    return tuple(
+        (path, type(module).__name__)
+        for path, module in named()
+        if type(module).__name__ != "ModuleList"
     )

@@ -7,14 +7,17 @@ knows which reference parameters every one of its own was made of.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+from zlib import crc32
 
 import numpy as np
 
 from firstdiff.traces.dtypes import storage
 from firstdiff.traces.parameters import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 Kind = Literal["linear", "conv1d", "embedding", "vector", "experts", "conv", "other"]
 QKV = Literal["apart", "flat", "head-major", "interleaved"]
@@ -92,12 +95,32 @@ class Twin:
     """Reference parameters by port name; for a stack, all layers in order."""
     framework: str = ""
     """Whose conventions it follows."""
-    notes: list[str] = field(default_factory=list)
-    """Damages done."""
+    rename: Callable[[str], str] = str
+    """Port path of a reference path."""
 
     def parameters(self) -> list[Parameter]:
         """As an extractor would give them."""
         return parameters(self.values, self.framework)
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a port parameter was made of one reference parameter, or of one in each layer."""
+        templates = {re.sub(r"\.\d+\.", ".*.", source) for source in self.sources[name]}
+        alone = sum(self.sources[name][0] in sources for sources in self.sources.values()) == 1
+        return len(templates) == 1 and alone
+
+    def place(self, name: str, path: str) -> str:
+        """Module path of a port parameter as a trace spells it for the layer of the reference's ``path``."""
+        owner = name.rpartition(".")[0]
+        index = re.search(r"\.(\d+)(?:\.|$)", path)
+        if (
+            index is None
+            or len(self.sources[name]) == 1
+            or re.search(r"(?:^|\.)\d+(?:\.|$)", owner)
+        ):
+            return owner
+        home = self.rename(path[: index.end(1)])
+        stem = re.sub(r"[._]?\d+$", "", home).rstrip("_")
+        return home + owner[len(stem) :].lstrip("_") if owner.startswith(stem) else owner
 
 
 def parameters(
@@ -227,7 +250,12 @@ def _joined(group: list[Entry], rules: Rules, geometry: Geometry) -> Entry:
         value = np.concatenate([v.reshape(groups, -1, *v.shape[1:]) for v in values], axis=1)
         value = value.reshape(-1, *first.value.shape[1:])
     name = "gate_up_proj" if len(group) == 2 else "qkv_proj"
-    return replace(first, path=f"{home}.{name}", value=value, sources=tuple(s for e in group for s in e.sources))
+    return replace(
+        first,
+        path=f"{home}.{name}",
+        value=value,
+        sources=tuple(s for e in group for s in e.sources),
+    )
 
 
 def _laid_out(entry: Entry, rules: Rules, geometry: Geometry) -> Entry:
@@ -247,14 +275,23 @@ def _laid_out(entry: Entry, rules: Rules, geometry: Geometry) -> Entry:
             value = value.reshape(value.shape[0], heads, geometry.head_dim)
         if rules.split_heads and last == "o_proj":
             value = value.reshape(geometry.heads, geometry.head_dim, -1)
-    elif entry.kind == "vector" and rules.split_heads and entry.leaf == "bias" and last in ("q_proj", "query"):
+    elif (
+        entry.kind == "vector"
+        and rules.split_heads
+        and entry.leaf == "bias"
+        and last in ("q_proj", "query")
+    ):
         value = value.reshape(geometry.heads, geometry.head_dim)
     return replace(entry, value=value, leaf=_leaf(entry, rules))
 
 
 def _leaf(entry: Entry, rules: Rules) -> str:
     if entry.leaf == "bias":
-        return {"haiku": "b"}.get(rules.framework, "bias") if entry.kind != "vector" or not _norm(entry) else "bias"
+        return (
+            {"haiku": "b"}.get(rules.framework, "bias")
+            if entry.kind != "vector" or not _norm(entry)
+            else "bias"
+        )
     if rules.framework in ("equinox", "torch") or entry.leaf != "weight":
         return entry.leaf
     if entry.kind == "embedding":
@@ -277,7 +314,9 @@ def _stacked(entries: list[Entry], axis: int, pattern: str) -> list[Entry]:
         if found:
             path = f"{entry.path}."[: found.start(1)] + f"{entry.path}."[found.end(1) + 1 :]
             path = path.rstrip(".")
-        groups.setdefault((path, entry.leaf if found else f"{entry.leaf}\0{entry.path}"), []).append(entry)
+        groups.setdefault(
+            (path, entry.leaf if found else f"{entry.leaf}\0{entry.path}"), []
+        ).append(entry)
     made = []
     for (path, leaf), members in groups.items():
         if "\0" in leaf or len({e.value.shape for e in members}) > 1:
@@ -317,20 +356,29 @@ def _named(entries: list[Entry], rules: Rules, seed: int) -> Twin:
         name = f"{rename(entry.path)}.{entry.leaf}".lstrip(".")
         values[name] = _cast(np.ascontiguousarray(entry.value), rules.dtype)
         sources[name] = entry.sources
-    return Twin(values, sources, rules.framework)
+    return Twin(values, sources, rules.framework, rename)
 
 
-def _renamer(entries: list[Entry], rules: Rules, random: np.random.Generator) -> Callable[[str], str]:
+def _renamer(
+    entries: list[Entry], rules: Rules, random: np.random.Generator
+) -> Callable[[str], str]:
     words = sorted({part for e in entries for part in e.path.split(".") if not part.isdigit()})
     if rules.names == "opaque":
-        table = {word: f"m{i}" for i, word in zip(random.permutation(len(words)), words, strict=True)}
+        table = {
+            word: f"m{i}" for i, word in zip(random.permutation(len(words)), words, strict=True)
+        }
     elif rules.names == "lying":
         table = _lies(words)
     else:
         table = SCHEMES[rules.names]
 
+    def other(part: str) -> str:
+        """A word that names no parameter: an activation function, a dropout."""
+        hide = rules.names == "opaque" and part and not part.isdigit()
+        return f"n{crc32(part.encode()) % 997}" if hide else part
+
     def rename(path: str) -> str:
-        text = ".".join(table.get(part, part) for part in path.split("."))
+        text = ".".join(table.get(part) or other(part) for part in path.split("."))
         return re.sub(r"_\.(\d+)", r"_\1", text)
 
     return rename
@@ -355,3 +403,32 @@ def _cast(value: np.ndarray, dtype: str) -> np.ndarray:
 
 def _constant(value: np.ndarray) -> Callable[[], np.ndarray]:
     return lambda: value
+
+
+def port_modules(
+    modules: Iterable[tuple[str, str]], made: Twin, names: Iterable[str]
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """The modules of a twin as its trace would list them, in the order of running, and the truth of the map.
+
+    ``modules`` are the reference's (path, class), ``names`` its parameters. Layers of a stack are spelt `layers.0`.
+    A reference module of which the port has only a fused or split form is in the list, under that, but has no truth.
+    """
+    owners = {name.rpartition(".")[0] for name in names}
+    there: dict[str, str] = {}
+    listed: dict[str, str] = {}
+    exact = {s for name, sources in made.sources.items() for s in sources if made.is_whole(name)}
+    for path, class_name in modules:
+        own = [name for name in names if name.rpartition(".")[0] == path]
+        if path in owners and not all(name in exact for name in own):
+            for name, sources in made.sources.items():
+                if any(s.rpartition(".")[0] == path for s in sources):
+                    listed.setdefault(made.place(name, path), "")
+            continue
+        homes = [
+            made.place(n, path) for n, sources in made.sources.items() if set(own) & set(sources)
+        ]
+        fused = path in owners and made.rename(path) not in homes
+        there[path] = homes[0] if fused else made.rename(path)
+        listed.setdefault(there[path], "")
+        del class_name
+    return list(listed.items()), there

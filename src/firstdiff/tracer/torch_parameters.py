@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from firstdiff.tracer.tensors import Unrecordable, dtype_name, storage_array
 from firstdiff.traces.parameters import Kind, Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
 
 
 def torch_parameters(model: Any) -> tuple[Parameter, ...]:
@@ -17,7 +20,11 @@ def torch_parameters(model: Any) -> tuple[Parameter, ...]:
 
     Buffers that a checkpoint does not hold (rotary tables) are `computed`. A state dict is taken too.
     """
-    if isinstance(model, dict) and model and all(isinstance(v, torch.Tensor) for v in model.values()):
+    if (
+        isinstance(model, dict)
+        and model
+        and all(isinstance(v, torch.Tensor) for v in model.values())
+    ):
         return tuple(_record(name, tensor, "", "parameter", ()) for name, tensor in model.items())
     if not isinstance(model, torch.nn.Module):
         return ()

@@ -5,12 +5,14 @@ On the ground floor because both sides of the house use it. Values are loaded wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
 
 Kind = Literal["parameter", "buffer", "computed"]
 """Learned; part of the checkpoint but not learned (running statistics); or made by the model's own code."""

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import isclose
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from firstdiff.diff.weights.arrangement import Arrangement, arrangements, sampled
 from firstdiff.diff.weights.grain import COARSE, is_integer, numbers
 from firstdiff.diff.weights.match import Match, Side, without
-from firstdiff.diff.weights.whole import Unit
+
+if TYPE_CHECKING:
+    from firstdiff.diff.weights.whole import Unit
 
 SAMPLE = 1 << 15
 CLOSE = 0.3
@@ -42,7 +45,12 @@ def compare(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match | No
                 (
                     distance,
                     replace(
-                        base, relation=one.words, turn=one.turn, forced=not others, others=others, **changes
+                        base,
+                        relation=one.words,
+                        turn=one.turn,
+                        forced=not others,
+                        others=others,
+                        **changes,
                     ),
                 )
             )
@@ -75,7 +83,9 @@ def _values(
     x = reference.region(ours.number, ours.fixed).reshape(one.before)[here]
     y = port.region(theirs.number, theirs.fixed).reshape(one.shape)[there]
     pair = (x, reference.parameters[ours.number].dtype), (y, port.parameters[theirs.number].dtype)
-    first, second = (numbers(np.ascontiguousarray(v), dtype).astype(np.float64) for v, dtype in pair)
+    first, second = (
+        numbers(np.ascontiguousarray(v), dtype).astype(np.float64) for v, dtype in pair
+    )
     return first, second
 
 
@@ -87,7 +97,7 @@ def _explain(
     one: Arrangement,
     x: np.ndarray,
     y: np.ndarray,
-) -> tuple[float, dict[str, object]] | None:
+) -> tuple[float, dict[str, Any]] | None:
     """(distance left, fields of the match) of the best explanation."""
     norm = float(np.sqrt(y @ y))
     if not np.isfinite(norm) or norm == 0 or not (x @ x):
@@ -96,7 +106,10 @@ def _explain(
     limit = tolerance(reference, port, ours.number, theirs.number)
     offset = float(np.median(y - x))
     size = np.maximum(np.maximum(np.abs(x), np.abs(y)), abs(offset))
-    if isclose(abs(offset), 1, rel_tol=2 * limit) and (np.abs(y - x - offset) <= 2 * limit * size).all():
+    if (
+        isclose(abs(offset), 1, rel_tol=2 * limit)
+        and (np.abs(y - x - offset) <= 2 * limit * size).all()
+    ):
         return 0.0, {"offset": round(offset)}
     factor = float((x @ y) / (x @ x))
     left = float(np.linalg.norm(y - factor * x)) / norm
@@ -107,8 +120,12 @@ def _explain(
         return left, {"scale": factor}
     same = int(np.count_nonzero(x == y))
     if 2 * same > x.size:
-        return left, {"detail": f"{x.size - same} of {x.size} {'sampled ' if x.size == SAMPLE else ''}elements differ"}
-    spread = float(np.linalg.norm(x - x.mean())) or 1.0  # norm weights are all near one, and so to each other
+        return left, {
+            "detail": f"{x.size - same} of {x.size} {'sampled ' if x.size == SAMPLE else ''}elements differ"
+        }
+    spread = (
+        float(np.linalg.norm(x - x.mean())) or 1.0
+    )  # norm weights are all near one, and so to each other
     if float(np.linalg.norm(y - x)) < CLOSE * spread:
         bits = _levels(reference, port, ours, theirs, one)
         distance = float(np.linalg.norm(y - x) / np.linalg.norm(x))
@@ -120,14 +137,22 @@ def _explain(
 def _quantised(reference: Side, port: Side, ours: Unit, theirs: Unit, one: Arrangement) -> str:
     """`int8, one scale per row`, when scales by row or by column leave no more than rounding."""
     dtype = port.parameters[theirs.number].dtype
-    x = reference.numbers(ours.number, ours.fixed).astype(np.float64).reshape(one.before).transpose(one.order)
+    x = (
+        reference.numbers(ours.number, ours.fixed)
+        .astype(np.float64)
+        .reshape(one.before)
+        .transpose(one.order)
+    )
     y = port.numbers(theirs.number, theirs.fixed).astype(np.float64).reshape(x.shape)
     if x.ndim != 2:
         return dtype
     for axis, words in ((1, "row"), (0, "column")):
         power = (y * y).sum(axis=axis, keepdims=True)
         scale = (x * y).sum(axis=axis, keepdims=True) / np.where(power, power, 1)
-        if is_integer(dtype) and (np.abs(x - scale * y) <= 0.55 * np.abs(scale) + 1e-12).mean() > 0.999:
+        if (
+            is_integer(dtype)
+            and (np.abs(x - scale * y) <= 0.55 * np.abs(scale) + 1e-12).mean() > 0.999
+        ):
             return f"{dtype}, one scale per {words} of the port"
     return dtype
 
@@ -147,5 +172,3 @@ def _levels(reference: Side, port: Side, ours: Unit, theirs: Unit, one: Arrangem
             if (np.abs(steps - np.round(steps)) < 1e-3).all():
                 return bits
     return 0
-
-

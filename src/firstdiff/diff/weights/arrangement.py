@@ -6,15 +6,18 @@ are read where hashes leave doubt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, permutations
 from math import prod
 from operator import mul
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firstdiff.diff.weights.match import Turn
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from firstdiff.diff.weights.match import Turn
 
 Shape = tuple[int, ...]
 _MOST_AXES = 5
@@ -60,7 +63,9 @@ class Arrangement:
         reshaped = self.moved != self.shape
         if self.identity and not reshaped:
             return "equal"
-        text = "" if self.identity else "transposed" if len(self.before) == 2 else f"axes {self.order}"
+        text = (
+            "" if self.identity else "transposed" if len(self.before) == 2 else f"axes {self.order}"
+        )
         if reshaped:
             to = f"reshaped to {show(self.shape)}"
             text = f"{text}, {to}" if text else to
@@ -118,10 +123,16 @@ def solid_fibres(fibres: Mapping[int, np.ndarray], shape: Sequence[int]) -> dict
 
 def laid(arrangement: Arrangement, reference: np.ndarray) -> np.ndarray:
     """The reference's array arranged as the port's; copies when it is reshaped across permuted axes."""
-    return reference.reshape(arrangement.before).transpose(arrangement.order).reshape(arrangement.shape)
+    return (
+        reference.reshape(arrangement.before)
+        .transpose(arrangement.order)
+        .reshape(arrangement.shape)
+    )
 
 
-def sampled(arrangement: Arrangement, count: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+def sampled(
+    arrangement: Arrangement, count: int
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     """Indices of up to ``count`` elements, spread evenly: of the reference and of the port."""
     size = prod(arrangement.shape)
     flat = np.unique(np.linspace(0, size - 1, min(size, count)).astype(np.int64))

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.diff.weights.judge import Judge
 from firstdiff.diff.weights.leftover import Leftovers
-from firstdiff.diff.weights.match import Match, Side
 from firstdiff.diff.weights.search import Found, search
 from firstdiff.diff.weights.verdict import Verdict
-from firstdiff.traces.parameters import Parameter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+
+    from firstdiff.diff.weights.match import Match, Side
+    from firstdiff.traces.parameters import Parameter
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Audit:
         """One row a verdict."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(v) for v in self.verdicts], columns=list(Verdict.__dataclass_fields__))
+        return pd.DataFrame(
+            [asdict(v) for v in self.verdicts], columns=list(Verdict.__dataclass_fields__)
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as plain JSON types."""

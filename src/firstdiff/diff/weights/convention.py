@@ -4,17 +4,24 @@ other matrices of the two sides do."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from firstdiff.diff.weights.match import Match, Side, Turn
-from firstdiff.diff.weights.naming import is_embedding
-from firstdiff.traces.parameters import Parameter
+from firstdiff.diff.weights.naming import family, is_embedding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from firstdiff.diff.weights.match import Match, Side, Turn
+    from firstdiff.traces.parameters import Parameter
 
 Orientation = Literal["out_in", "in_out", "table", ""]
 """Rows are outputs; rows are inputs; a table that is looked up; unknown."""
 
-_BY_CLASS: dict[str, Orientation] = {"Linear": "out_in", "Conv1D": "in_out", "NonDynamicallyQuantizableLinear": "out_in"}
+_BY_CLASS: dict[str, Orientation] = {
+    "Linear": "out_in",
+    "Conv1D": "in_out",
+    "NonDynamicallyQuantizableLinear": "out_in",
+}
 _KERNELS = {"linen": ("kernel",), "nnx": ("kernel",), "keras": ("kernel",), "haiku": ("w",)}
 _CONV1D_NAMES = frozenset({"c_attn", "c_fc", "c_proj", "q_attn"})
 
@@ -103,8 +110,6 @@ class Conventions:
         )
 
     def _family(self, match: Match) -> tuple[str, str]:
-        from firstdiff.diff.weights.naming import family
-
         return (
             family(self.reference.parameters[match.reference].name),
             family(self.port.parameters[match.port].name),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firstdiff.diff.weights.match import Match, Side
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from firstdiff.diff.weights.match import Match, Side
 
 
 def covered(reference: Side, matches: Iterable[Match]) -> list[Match]:

@@ -1,4 +1,4 @@
-"""Where a reference parameter ought to lie in the port: by its own name, by what other layers do, by its module's siblings.
+"""Where a reference parameter ought to lie in the port: by its name, by what other layers do, by its siblings.
 
 What a parameter *is* follows from its values; what it *should be* follows from these.
 """
@@ -6,14 +6,18 @@ What a parameter *is* follows from its values; what it *should be* follows from 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 from firstdiff.diff.aliases import readings
 from firstdiff.diff.names import Segments, similarity
-from firstdiff.diff.weights.match import Fixed, Match, Side
-from firstdiff.diff.weights.naming import Name, leaf_word, parse, same_names
+from firstdiff.diff.weights.naming import leaf_word, parse, same_names
 from firstdiff.diff.weights.whole import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from firstdiff.diff.weights.match import Fixed, Match, Side
 
 Key = tuple[Segments, str]
 """Template of the names, and which part: the same for all layers."""
@@ -41,7 +45,10 @@ class Expectation:
             ours, theirs = self.keys(match)
             self.votes[ours][theirs] += 1
             self.claims[theirs][ours] += 1
-            owners = self.reference.parameters[match.reference].owner, self.port.parameters[match.port].owner
+            owners = (
+                self.reference.parameters[match.reference].owner,
+                self.port.parameters[match.port].owner,
+            )
             self._owners[owners[0]][owners[1], match.port_fixed] += 1
             if match.port_fixed:
                 self._stack_axes[tuple(axis for axis, _ in match.port_fixed)] += 1
@@ -75,7 +82,11 @@ class Expectation:
 
     def expected(self, number: int, taken: set[Unit]) -> Unit | None:
         """Where reference parameter ``number`` ought to be; None when nothing says."""
-        found = self.named(number) or self._as_in_other_layers(number) or self._beside_siblings(number, taken)
+        found = (
+            self.named(number)
+            or self._as_in_other_layers(number)
+            or self._beside_siblings(number, taken)
+        )
         return found or self._only_one_left(number, taken)
 
     def other_parts(self, pieces: Sequence[Match]) -> str:
@@ -97,7 +108,10 @@ class Expectation:
     def _place_of(self, number: int, votes: Counter[Key]) -> str:
         for (template, part), _ in votes.most_common(1):
             for other in self._by_template.get(template, ()):
-                if self.theirs[other].index == self.ours[number].index or not self.theirs[other].index:
+                if (
+                    self.theirs[other].index == self.ours[number].index
+                    or not self.theirs[other].index
+                ):
                     return f"{self.port.parameters[other].name} {part}".strip()
         return ""
 
@@ -108,8 +122,10 @@ class Expectation:
             (*first.index, *(i for _, i in ours.fixed)),
             (*second.index, *(i for _, i in theirs.fixed)),
         )
-        return 4.0 * (self.same.get(first.template) == second.template) + 2.0 * (index[0] == index[1]) + self.words(
-            ours.number, theirs.number
+        return (
+            4.0 * (self.same.get(first.template) == second.template)
+            + 2.0 * (index[0] == index[1])
+            + self.words(ours.number, theirs.number)
         )
 
     def words(self, ours: int, theirs: int) -> float:
@@ -125,7 +141,11 @@ class Expectation:
             if name.index == index:
                 return Unit(other)
             inner = len(index) - len(name.index)
-            for here, rest in ((index[:-inner], index[-inner:]), (index[inner:], index[:inner])) if inner > 0 else ():
+            for here, rest in (
+                ((index[:-inner], index[-inner:]), (index[inner:], index[:inner]))
+                if inner > 0
+                else ()
+            ):
                 unit = self._slice(number, other, rest) if here == name.index else None
                 if unit is not None:
                     return unit
@@ -134,8 +154,13 @@ class Expectation:
     def _slice(self, number: int, other: int, index: tuple[int, ...]) -> Unit | None:
         """The slice of a stack that ``index`` says, along the axes of other stacks, else the first ones."""
         shape = self.port.parameters[other].shape
-        axes = next((a for a, _ in self._stack_axes.most_common() if len(a) == len(index)), tuple(range(len(index))))
-        if len(shape) <= len(index) or any(a >= len(shape) or shape[a] <= i for a, i in zip(axes, index, strict=True)):
+        axes = next(
+            (a for a, _ in self._stack_axes.most_common() if len(a) == len(index)),
+            tuple(range(len(index))),
+        )
+        if len(shape) <= len(index) or any(
+            a >= len(shape) or shape[a] <= i for a, i in zip(axes, index, strict=True)
+        ):
             return None
         rest = prod(shape) // prod(shape[a] for a in axes)
         if rest != self.reference.parameters[number].size:
@@ -157,7 +182,9 @@ class Expectation:
         parameter = self.reference.parameters[number]
         for (owner, fixed), _ in self._owners[parameter.owner].most_common():
             for other, candidate in enumerate(self.port.parameters):
-                if candidate.owner != owner or leaf_word(candidate.leaf) != leaf_word(parameter.leaf):
+                if candidate.owner != owner or leaf_word(candidate.leaf) != leaf_word(
+                    parameter.leaf
+                ):
                     continue
                 for unit in (Unit(other, fixed), Unit(other)):
                     if unit not in taken and self._size(unit) == parameter.size:
@@ -185,5 +212,3 @@ class Expectation:
 
 def _roles(path: str) -> frozenset[Segments]:
     return readings(path) if path else frozenset()
-
-

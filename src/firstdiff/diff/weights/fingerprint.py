@@ -7,16 +7,20 @@ input axis of a projection are its output rows, wherever a fused, stacked or tra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from os import cpu_count
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from firstdiff.diff.weights.grain import COARSE, FINEST, INTEGER, effective, hashes, numbers
-from firstdiff.traces.parameters import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from firstdiff.traces.parameters import Parameter
 
 BLOCK = 1 << 15
 """Elements hashed at a time: they stay in the cache."""
@@ -77,7 +81,7 @@ def fingerprint_all(
     with ThreadPoolExecutor(max_workers=min(4, cpu_count() or 1)) as pool:
         natural = list(pool.map(natural_grain, everything))
         active = {grain for grain in natural if grain is not None} | set(known) or {FINEST}
-        wanted = [grains_of(p, g, active) for p, g in zip(everything, natural, strict=True)]
+        wanted = [grains_of(g, active) for g in natural]
         found = list(pool.map(fingerprint, everything, wanted))
     return found[: len(reference)], found[len(reference) :]
 
@@ -90,8 +94,8 @@ def natural_grain(parameter: Parameter) -> str | None:
     return INTEGER if effective(values, parameter.dtype) == INTEGER else None
 
 
-def grains_of(parameter: Parameter, natural: str | None, active: set[str]) -> tuple[str, ...]:
-    """The grains at which ``parameter`` can equal something on the other side."""
+def grains_of(natural: str | None, active: set[str]) -> tuple[str, ...]:
+    """The grains at which a parameter of the grain ``natural`` can equal something on the other side."""
     if natural == INTEGER:
         return (INTEGER,)
     coarse = tuple(grain for grain in COARSE if grain in active)
@@ -161,11 +165,13 @@ def accumulate(
     rows = slice(start, start + hashed.shape[0])
     if axis < depth:
         rest = (*lead[:axis], *lead[axis + 1 :])
-        into[(*rest, rows)] += hashed
+        where: tuple[int | slice, ...] = (*rest, rows)
+        into[where] += hashed
     elif axis == depth:
         into[lead] += hashed.sum(axis=0)
     else:
-        into[(*lead, rows)] += hashed.sum(axis=axis - depth)
+        where = (*lead, rows)
+        into[where] += hashed.sum(axis=axis - depth)
 
 
 class _Moments:

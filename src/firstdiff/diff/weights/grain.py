@@ -33,7 +33,7 @@ def numbers(stored: np.ndarray, dtype: str) -> np.ndarray:
     if is_integer(dtype) or values.dtype in (np.float32, np.float64):
         return values
     if values.dtype.kind == "c":
-        return np.abs(values)
+        return np.asarray(np.abs(values))
     return values.astype(np.float32)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import sqrt
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firstdiff.diff.weights.fingerprint import Fingerprint
 from firstdiff.diff.weights.grain import is_integer
-from firstdiff.diff.weights.match import Fixed, Side
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from firstdiff.diff.weights.fingerprint import Fingerprint
+    from firstdiff.diff.weights.match import Fixed, Side
 
 _SAMPLE = 1 << 14
 _LEAST = 32

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from firstdiff.diff.weights.grain import is_integer
 from firstdiff.diff.weights.initial import describe, is_neutral
-from firstdiff.diff.weights.judge import Judge
 from firstdiff.diff.weights.naming import is_embedding, leaf_word
-from firstdiff.diff.weights.search import Found
 from firstdiff.diff.weights.verdict import Finding, Verdict
 from firstdiff.diff.weights.whole import Unit
-from firstdiff.traces.parameters import Parameter
 
-_COMPUTED = ("inv_freq", "position_ids", "masked_bias", "token_type_ids", "cos_cached", "sin_cached", "causal_mask")
-_COMPUTED_WORDS = frozenset({"rope", "rotary", "cos", "sin", "freqs", "mask", "rng", "cache", "rngs", "count"})
+if TYPE_CHECKING:
+    from firstdiff.diff.weights.judge import Judge
+    from firstdiff.diff.weights.search import Found
+    from firstdiff.traces.parameters import Parameter
+
+_COMPUTED = (
+    "inv_freq",
+    "position_ids",
+    "masked_bias",
+    "token_type_ids",
+    "cos_cached",
+    "sin_cached",
+    "causal_mask",
+)
+_COMPUTED_WORDS = frozenset(
+    {"rope", "rotary", "cos", "sin", "freqs", "mask", "rng", "cache", "rngs", "count"}
+)
 
 
 def is_computed(parameter: Parameter) -> bool:
@@ -25,8 +38,10 @@ def is_computed(parameter: Parameter) -> bool:
     if parameter.dtype == "bool" or (parameter.kind != "parameter" and is_integer(parameter.dtype)):
         return True
     square = len(parameter.shape) == 4 and parameter.shape[:2] == (1, 1)
-    return square or (is_integer(parameter.dtype) and bool(words & {"ids", "count", "tracked", "key"})) or (
-        bool(words & _COMPUTED_WORDS) and parameter.leaf not in ("kernel", "weight")
+    return (
+        square
+        or (is_integer(parameter.dtype) and bool(words & {"ids", "count", "tracked", "key"}))
+        or (bool(words & _COMPUTED_WORDS) and parameter.leaf not in ("kernel", "weight"))
     )
 
 
@@ -51,34 +66,48 @@ class Leftovers:
         if unit in self.copies:
             other = self.found.reference.parameters[self.copies[unit]]
             words = f"{where} equals the reference's {other.name}, where {parameter.name} belongs"
-            return self._verdict(parameter, where, "duplicated", words, f"load {parameter.name} there")
+            return self._verdict(
+                parameter, where, "duplicated", words, f"load {parameter.name} there"
+            )
         holder = self.judge.holders.get(unit)
         if holder is not None:
             other = self.found.reference.parameters[holder.reference]
-            words = f"{parameter.name} is not in the port: {where} equals the reference's {other.name}"
+            words = (
+                f"{parameter.name} is not in the port: {where} equals the reference's {other.name}"
+            )
             return self._verdict(parameter, where, "missing", words, f"load {parameter.name} there")
         state = describe(self.found.port, unit.number, unit.fixed)
         reference = self.found.reference.prints[number]
         if state.startswith("all ") or (state and not reference.constant):
-            is_same = describe(self.found.reference, number) and not state.startswith("all ")
-            words = f"{where} was never loaded: {state if state.startswith('all ') else 'its values look like an initialiser (' + state + ')'}"
-            if is_same:
-                words = f"{where} is not the reference's {parameter.name}: never loaded, or of another checkpoint ({state})"
-            return self._verdict(parameter, where, "never loaded", words, f"load {parameter.name} there")
+            if state.startswith("all "):
+                words = f"{where} was never loaded: {state}"
+            elif describe(self.found.reference, number):  # the reference itself is drawn like that
+                words = f"{where} is not {parameter.name}: never loaded, or of another checkpoint ({state})"
+            else:
+                words = f"{where} was never loaded: its values look like an initialiser ({state})"
+            return self._verdict(
+                parameter, where, "never loaded", words, f"load {parameter.name} there"
+            )
         words = f"{where} is not the reference's {parameter.name}: other values"
         return self._verdict(parameter, where, "differs", words, f"load {parameter.name} there")
 
     def _absent(self, number: int, parameter: Parameter) -> Verdict:
         known = self.found.reference.prints[number]
         if is_neutral(known, leaf_word(parameter.leaf)):
-            return self._verdict(parameter, "", "neutral", f"not in the port; all {known.max:g}, so nothing is lost")
+            return self._verdict(
+                parameter, "", "neutral", f"not in the port; all {known.max:g}, so nothing is lost"
+            )
         if parameter.kind == "buffer" and parameter.leaf not in ("running_mean", "running_var"):
             return self._verdict(parameter, "", "computed", "a buffer that the port has not")
         where = self.found.expectation.part_elsewhere(number)
         if where:
             words = f"{where} does not hold the reference's {parameter.name}: other values"
             return self._verdict(parameter, where, "missing", words, f"load {parameter.name} there")
-        tied = " (tied to its embedding?); the reference's is a matrix of its own" if _is_head(parameter) else ""
+        tied = (
+            " (tied to its embedding?); the reference's is a matrix of its own"
+            if _is_head(parameter)
+            else ""
+        )
         words = f"{parameter.name} is missing: the port has no parameter with its values{tied}"
         return self._verdict(parameter, "", "missing", words, "load it, or add what uses it")
 
@@ -116,36 +145,80 @@ class Leftovers:
             words = f"a copy of {other.name}"
             return Verdict("", where, "note", "tied", words=words, port_module=parameter.owner)
         words = f"{where} is a second copy of the reference's {other.name}"
-        return Verdict("", where, "wrong", "duplicated", words=words, remedy="load its own values", port_module=parameter.owner)
+        return Verdict(
+            "",
+            where,
+            "wrong",
+            "duplicated",
+            words=words,
+            remedy="load its own values",
+            port_module=parameter.owner,
+        )
 
     def _has_own(self, number: int) -> bool:
         """Whether its like in other layers, or its namesake, says that it ought to hold values of its own."""
         expectation = self.found.expectation
         template = expectation.theirs[number].template
-        return expectation.namesake(Unit(number)) is not None or any(key[0] == template for key in expectation.claims)
+        return expectation.namesake(Unit(number)) is not None or any(
+            key[0] == template for key in expectation.claims
+        )
 
     def _unused(self, number: int, parameter: Parameter) -> Verdict:
         known, where = self.found.port.prints[number], parameter.name
         owner = parameter.owner
         if is_computed(parameter) or is_integer(parameter.dtype) or parameter.kind != "parameter":
-            return Verdict("", where, "note", "computed", words="not a parameter of the reference", port_module=owner)
+            return Verdict(
+                "",
+                where,
+                "note",
+                "computed",
+                words="not a parameter of the reference",
+                port_module=owner,
+            )
         if is_neutral(known, leaf_word(parameter.leaf)):
             words = f"{where} is unused by the weights: all {known.max:g}; the reference has no such parameter"
             return Verdict("", where, "note", "unused", words=words, port_module=owner)
-        tables = [p for p in self.found.reference.parameters if is_embedding(p) and p.size == parameter.size]
+        tables = [
+            p
+            for p in self.found.reference.parameters
+            if is_embedding(p) and p.size == parameter.size
+        ]
         state = describe(self.found.port, number)
         looks = f" ({state})" if state else ""
         if tables and (_is_head(parameter) or len(parameter.shape) == 2):
-            words = f"{where} is not tied: the reference has no head of its own, it uses {tables[0].name}; this one was never loaded{looks}"
+            words = (
+                f"{where} is not tied: the reference has no head of its own, it uses {tables[0].name}; "
+                f"this one was never loaded{looks}"
+            )
             remedy = f"tie it, or load {tables[0].name} into it"
-            return Verdict("", where, "wrong", "untied", words=words, remedy=remedy, port_module=owner)
+            return Verdict(
+                "", where, "wrong", "untied", words=words, remedy=remedy, port_module=owner
+            )
         if self._has_own(number):
             words = f"{where} holds nothing of the reference{looks}"
-            return Verdict("", where, "wrong", "differs", words=words, remedy="load it again", port_module=owner)
+            return Verdict(
+                "",
+                where,
+                "wrong",
+                "differs",
+                words=words,
+                remedy="load it again",
+                port_module=owner,
+            )
         words = f"{where} is unused, or was never loaded: nothing in the reference has its values{looks}"
-        return Verdict("", where, "wrong", "unused", words=words, remedy="remove it, or load it", port_module=owner)
+        return Verdict(
+            "",
+            where,
+            "wrong",
+            "unused",
+            words=words,
+            remedy="remove it, or load it",
+            port_module=owner,
+        )
 
-    def _verdict(self, parameter: Parameter, where: str, finding: Finding, words: str, remedy: str = "") -> Verdict:
+    def _verdict(
+        self, parameter: Parameter, where: str, finding: Finding, words: str, remedy: str = ""
+    ) -> Verdict:
         harmless = finding in ("computed", "neutral")
         return Verdict(
             parameter.name,
@@ -160,4 +233,7 @@ class Leftovers:
 
 def _is_head(parameter: Parameter) -> bool:
     words = set(parameter.name.casefold().replace("_", ".").split("."))
-    return bool(words & {"head", "unembed", "output", "logits", "decoder"}) and leaf_word(parameter.leaf) == "weight"
+    return (
+        bool(words & {"head", "unembed", "output", "logits", "decoder"})
+        and leaf_word(parameter.leaf) == "weight"
+    )

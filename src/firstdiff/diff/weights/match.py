@@ -1,16 +1,19 @@
-"""A match: where a reference parameter, or a part of it, lies in the port. What the matchers find and the judge reads."""
+"""A match: where a reference parameter, or a part of it, lies in the port. What matchers find and the judge reads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from firstdiff.diff.weights.fingerprint import Fingerprint
 from firstdiff.diff.weights.grain import numbers
-from firstdiff.traces.parameters import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from firstdiff.diff.weights.fingerprint import Fingerprint
+    from firstdiff.traces.parameters import Parameter
 
 Turn = Literal["kept", "turned", ""]
 """Whether a matrix lies as in the reference or transposed; empty where the question makes no sense."""
@@ -60,7 +63,7 @@ class Match:
     certain: bool = True
     """False where the values are constant or sought by name: they say little about identity."""
     rows: tuple[np.ndarray, np.ndarray] | None = field(default=None, compare=False, repr=False)
-    """For a part: int[m] fibres of the reference and of the port, flat over the axes that remain; a bias follows them."""
+    """For a part: int[m] fibres of the reference and of the port, flat over the other axes; a bias follows them."""
     along: tuple[int, int] = (-1, -1)
     """For a part: the axes of both along which the fibres run; -1 for vectors, whose fibres are their elements."""
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from firstdiff.diff.names import REPEATED, Segments
-from firstdiff.traces.parameters import Parameter
 
-WEIGHT = frozenset({"weight", "kernel", "w", "scale", "gamma", "embedding", "embeddings", "input_embedding"})
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from firstdiff.traces.parameters import Parameter
+
+WEIGHT = frozenset(
+    {"weight", "kernel", "w", "scale", "gamma", "embedding", "embeddings", "input_embedding"}
+)
 BIAS = frozenset({"bias", "b", "beta", "offset"})
 _EMBEDDING_WORDS = ("embed", "wte", "wpe", "token", "position")
 _DEEPEST_WRAPPER = 3
 _LEAST_AGREEMENT = 0.5
 _STACK = "layers"
 _SEPARATORS = re.compile(r"[/.\[\]:~'\"]+")
-_COUNTED = re.compile(r"((?:\w*_)?(?:layers?|blocks?|h|blk|experts?|resblocks?|stages?|groups?))_?(\d+)", re.I)
+_COUNTED = re.compile(
+    r"((?:\w*_)?(?:layers?|blocks?|h|blk|experts?|resblocks?|stages?|groups?))_?(\d+)", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,11 @@ def family(name: str) -> str:
 def _star(part: str) -> str:
     if part.isdigit():
         return "*"
-    return _COUNTED.sub(lambda found: f"{found[0].rstrip('0123456789')}*", part) if _COUNTED.fullmatch(part) else part
+    return (
+        _COUNTED.sub(lambda found: f"{found[0].rstrip('0123456789')}*", part)
+        if _COUNTED.fullmatch(part)
+        else part
+    )
 
 
 def is_embedding(parameter: Parameter) -> bool:

@@ -5,13 +5,15 @@ Input is where each row of a region was found, numbers alone, so that one recogn
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import prod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 Kind = Literal["whole", "slice", "blocks", "axes", "rotary", "regrouped", "heads", "permuted"]
 
@@ -111,7 +113,9 @@ def _rotary(local: np.ndarray, start: int, extent: int, _shape: tuple[int, ...])
     return None
 
 
-def _regrouped(local: np.ndarray, start: int, extent: int, _shape: tuple[int, ...]) -> Pattern | None:
+def _regrouped(
+    local: np.ndarray, start: int, extent: int, _shape: tuple[int, ...]
+) -> Pattern | None:
     d = run_length(local)
     blocks = local[::d] // d
     m = len(blocks)
@@ -141,13 +145,18 @@ def _heads(local: np.ndarray, start: int, extent: int, _shape: tuple[int, ...]) 
     aligned = not (first % d).any()
     del start
     return Pattern(
-        "heads", f"blocks of {d} in another order ({order}{more})" if aligned else f"blocks of {d} scattered over {extent}"
+        "heads",
+        f"blocks of {d} in another order ({order}{more})"
+        if aligned
+        else f"blocks of {d} scattered over {extent}",
     )
 
 
 def divisors(number: int) -> Iterator[int]:
     """Divisors of ``number``, ascending."""
-    return (d for d in range(1, number + 1) if number % d == 0) if number < 4096 else _by_pairs(number)
+    return (
+        (d for d in range(1, number + 1) if number % d == 0) if number < 4096 else _by_pairs(number)
+    )
 
 
 def _by_pairs(number: int) -> Iterator[int]:

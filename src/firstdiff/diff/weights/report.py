@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from firstdiff.diff.weights.audit import Audit
 from firstdiff.diff.weights.naming import family, parse
-from firstdiff.diff.weights.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from firstdiff.diff.weights.audit import Audit
+    from firstdiff.diff.weights.verdict import Verdict
 
 _WORDS = {
     "transposed": "transposed", "arranged": "rearranged", "scaled": "scaled", "offset": "norms shifted by one",
@@ -22,7 +26,9 @@ def headline(audit: Audit) -> str:
     for verdict in audit.verdicts:
         if verdict.reference and verdict.finding in _WORDS and verdict.status != "wrong":
             names.setdefault(verdict.finding, set()).add(verdict.reference.split(" ")[0])
-    parts = [f"{len(names[finding])} {words}" for finding, words in _WORDS.items() if finding in names]
+    parts = [
+        f"{len(names[finding])} {words}" for finding, words in _WORDS.items() if finding in names
+    ]
     extra = f" ({', '.join(parts)})" if parts else ""
     return f"{audit.right}/{audit.parameters} equal{extra}"
 
@@ -33,7 +39,10 @@ def lines(audit: Audit, *, all_rows: bool = False) -> list[str]:
     if all_rows:
         return text + [_row(verdict) for verdict in audit.verdicts]
     wrong = [_sentence(group) for group in grouped(audit.wrong)]
-    notes = [_sentence(group) for group in grouped(v for v in audit.notes if v.words and v.finding != "computed")]
+    notes = [
+        _sentence(group)
+        for group in grouped(v for v in audit.notes if v.words and v.finding != "computed")
+    ]
     text += [f"  WRONG  {sentence}" for sentence in _first(wrong)]
     return text + [f"  note   {sentence}" for sentence in _first(notes)]
 
@@ -45,8 +54,8 @@ def grouped(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
         by_finding.setdefault(verdict.finding, []).append(verdict)
     found: list[list[Verdict]] = []
     for same in by_finding.values():
-        ways = [_group(same, key) for key in (_kind, _layers)]
-        found += min(ways, key=len)
+        by_kind, by_layer = _group(same, _kind), _group(same, _layers)
+        found += by_layer if len(by_layer) < len(by_kind) else by_kind
     return found
 
 
@@ -62,7 +71,11 @@ def _kind(verdict: Verdict) -> object:
     ours, theirs = verdict.reference, verdict.port.split("[")[0].split(" ")[0]
     if verdict.finding == "exchanged":
         words = frozenset(parse(name).template[-2:] for name in (ours, theirs))
-        return words if len(words) > 1 else (words, frozenset(parse(name).index for name in (ours, theirs)))
+        return (
+            words
+            if len(words) > 1
+            else (words, frozenset(parse(name).index for name in (ours, theirs)))
+        )
     return family(ours), family(theirs)
 
 
@@ -90,7 +103,11 @@ def _sentence(group: list[Verdict]) -> str:
     text = first.words
     if len(group) > 1:
         kinds = {family(v.reference) for v in group}
-        more = f"{len(group) - 1} more of these layers" if len(kinds) > 2 else f"{len(group) - 1} more like it"
+        more = (
+            f"{len(group) - 1} more of these layers"
+            if len(kinds) > 2
+            else f"{len(group) - 1} more like it"
+        )
         text = f"{text} (and {more})"
     return f"{text}: {first.remedy}" if first.remedy else text
 
@@ -98,10 +115,15 @@ def _sentence(group: list[Verdict]) -> str:
 def _first(sentences: list[str]) -> list[str]:
     if len(sentences) <= MOST_LINES:
         return sentences
-    return [*sentences[:MOST_LINES], f"and {len(sentences) - MOST_LINES} more kinds; --all prints every parameter"]
+    return [
+        *sentences[:MOST_LINES],
+        f"and {len(sentences) - MOST_LINES} more kinds; --all prints every parameter",
+    ]
 
 
 def _row(verdict: Verdict) -> str:
     mark = {"right": "", "note": "note", "wrong": "WRONG"}[verdict.status]
     pair = f"{verdict.reference or '-'} = {verdict.port or '-'}"
-    return f"  {mark:<6} {pair}  {verdict.transform or verdict.finding}" + (f"  {verdict.words}" if verdict.words else "")
+    return f"  {mark:<6} {pair}  {verdict.transform or verdict.finding}" + (
+        f"  {verdict.words}" if verdict.words else ""
+    )

@@ -7,16 +7,21 @@ found no equal, so it costs a second reading of those alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from firstdiff.diff.weights.approximate import tolerance
 from firstdiff.diff.weights.fingerprint import accumulate, blocks, kept_axes
-from firstdiff.diff.weights.fused import FibreIndex, Group, fibres_at
+from firstdiff.diff.weights.fused import FibreIndex, Group
 from firstdiff.diff.weights.grain import is_integer, numbers
-from firstdiff.diff.weights.match import Match, Side
+from firstdiff.diff.weights.rows import fibres_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from firstdiff.diff.weights.match import Match, Side
 
 _LEAST_LENGTH = 8
 _VOTERS = 64
@@ -48,13 +53,17 @@ def scaled(
     for number in theirs:
         if _usable(port, number):
             for axis, norms in _norms(port, number).items():
-                there.setdefault(port.parameters[number].shape[axis], []).append(((number, axis), norms))
+                there.setdefault(port.parameters[number].shape[axis], []).append(
+                    ((number, axis), norms)
+                )
     index = FibreIndex(port, (), "float32")
     for number, part in ours.items():
         if not (_usable(reference, number) and there):
             continue
         shape = reference.parameters[number].shape
-        for axis, norms in sorted(_norms(reference, number).items(), key=lambda item: -shape[item[0]]):
+        for axis, norms in sorted(
+            _norms(reference, number).items(), key=lambda item: -shape[item[0]]
+        ):
             which = np.arange(norms.squares.size)
             if part is not None:
                 if axis != part[0]:
@@ -67,7 +76,9 @@ def scaled(
             group, factor, places = found
             factor = _confirmed(reference, port, (number, axis), group, factor, (which, places))
             if factor:
-                yield replace(index.piece(reference, number, axis, group, which, places), scale=factor)
+                yield replace(
+                    index.piece(reference, number, axis, group, which, places), scale=factor
+                )
                 break
 
 
@@ -120,7 +131,9 @@ def _vote(norms: _Norms, other: _Norms, limit: float) -> float | None:
         low, high = np.searchsorted(keys, [key * (1 - limit), key * (1 + limit)])
         if squares > 0:
             ratios = np.sqrt(other.squares[order[low:high]] / squares)
-            votes.update(set(np.round(np.log(ratios[ratios > 0]) / (8 * limit)).astype(int).tolist()))
+            votes.update(
+                set(np.round(np.log(ratios[ratios > 0]) / (8 * limit)).astype(int).tolist())
+            )
     if not votes:
         return None
     best, count = votes.most_common(1)[0]
@@ -134,7 +147,9 @@ def _vote(norms: _Norms, other: _Norms, limit: float) -> float | None:
     return float(np.median(np.sqrt(other.squares[places[ok]] / norms.squares[ok])))
 
 
-def _place(norms: _Norms, other: _Norms, factor: float, limit: float) -> tuple[np.ndarray, np.ndarray]:
+def _place(
+    norms: _Norms, other: _Norms, factor: float, limit: float
+) -> tuple[np.ndarray, np.ndarray]:
     """(nearest fibre of ``other`` for each fibre, whether it is near enough)."""
     order = np.argsort(other.squares)
     keys = other.squares[order]

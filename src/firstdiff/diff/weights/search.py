@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +19,11 @@ from firstdiff.diff.weights.scaled import scaled
 from firstdiff.diff.weights.shifted import shifted
 from firstdiff.diff.weights.vectors import as_elsewhere, contained, followed
 from firstdiff.diff.weights.whole import Unit, arrange, same_values
-from firstdiff.traces.parameters import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from firstdiff.traces.parameters import Parameter
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ def search(reference: Sequence[Parameter] | Side, port: Sequence[Parameter] | Si
     return search_sides(*_sides(reference, port))
 
 
-def _sides(reference: Sequence[Parameter] | Side, port: Sequence[Parameter] | Side) -> tuple[Side, Side]:
+def _sides(
+    reference: Sequence[Parameter] | Side, port: Sequence[Parameter] | Side
+) -> tuple[Side, Side]:
     given = [side for side in (reference, port) if isinstance(side, Side)]
     grains = {p.grain for side in given for p in side.prints if not p.constant}
     first, second = (() if isinstance(side, Side) else tuple(side) for side in (reference, port))
@@ -63,7 +69,11 @@ def search_sides(ours: Side, theirs: Side) -> Found:
     """`search` on parameters whose fingerprints are known."""
     expectation = Expectation(ours, theirs)
     matches, copies = _assign(ours, theirs, expectation)
-    weak = [m for m in matches if m.order_kind == "permuted" and len(solid(ours.parameters[m.reference].shape)) == 1]
+    weak = [
+        m
+        for m in matches
+        if m.order_kind == "permuted" and len(solid(ours.parameters[m.reference].shape)) == 1
+    ]
     matches = [m for m in matches if m not in weak]
     matches += _parts(ours, theirs, matches, expectation)
     found = {m.reference for m in matches}
@@ -86,11 +96,15 @@ def _taken(matches: Sequence[Match]) -> set[Unit]:
     return {Unit(m.port, m.port_fixed) for m in matches}
 
 
-def _assign(ours: Side, theirs: Side, expectation: Expectation) -> tuple[list[Match], list[tuple[int, Unit]]]:
+def _assign(
+    ours: Side, theirs: Side, expectation: Expectation
+) -> tuple[list[Match], list[tuple[int, Unit]]]:
     """Units with equal values, paired one to one; where several are equal, names choose."""
     equal = same_values(ours, theirs)
     whole = {unit.number for unit in equal if not unit.fixed}
-    equal = {unit: found for unit, found in equal.items() if not unit.fixed or unit.number not in whole}
+    equal = {
+        unit: found for unit, found in equal.items() if not unit.fixed or unit.number not in whole
+    }
     like = lru_cache(maxsize=None)(expectation.likeness)
     pairs = [(unit, other) for unit, found in equal.items() for other in found]
     ambiguous = {o for unit, found in equal.items() if len(found) > 1 for o in found}
@@ -116,14 +130,18 @@ def _assign(ours: Side, theirs: Side, expectation: Expectation) -> tuple[list[Ma
         if unit in done and other not in used:
             copies.append((unit.number, other))
         elif unit not in done and other in used:
-            match = arrange(ours, theirs, unit, other)  # tied in the port, two parameters in the reference
+            match = arrange(
+                ours, theirs, unit, other
+            )  # tied in the port, two parameters in the reference
             if match is not None:
                 matches.append(match)
                 done.add(unit)
     return matches, copies
 
 
-def _parts(ours: Side, theirs: Side, known: Sequence[Match], expectation: Expectation) -> list[Match]:
+def _parts(
+    ours: Side, theirs: Side, known: Sequence[Match], expectation: Expectation
+) -> list[Match]:
     """Fused and damaged parameters, then vectors, then scaled ones."""
     found: list[Match] = []
     templates = ([n.template for n in expectation.ours], [n.template for n in expectation.theirs])
@@ -148,7 +166,9 @@ def _parts(ours: Side, theirs: Side, known: Sequence[Match], expectation: Expect
         partly = {m.reference for m in taught if m.share < 1.0}
         here = [n for n in left()[0] if len(solid(ours.parameters[n].shape)) <= 1]
         more = as_elsewhere(ours, theirs, [*here, *partly], taught, templates)
-        found = covered(ours, [*known, *found, *(m for m in more if not _overlaps(m, taught))])[len(known) :]
+        found = covered(ours, [*known, *found, *(m for m in more if not _overlaps(m, taught))])[
+            len(known) :
+        ]
     here, there = left()
     found += _first_each(contained(ours, theirs, here, there))
     here, there = left()
@@ -157,7 +177,9 @@ def _parts(ours: Side, theirs: Side, known: Sequence[Match], expectation: Expect
     return found
 
 
-def _scaled(ours: Side, theirs: Side, left: Sequence[int], found: Sequence[Match], whole: set[int]) -> list[Match]:
+def _scaled(
+    ours: Side, theirs: Side, left: Sequence[int], found: Sequence[Match], whole: set[int]
+) -> list[Match]:
     """Matches with a factor: of parameters that were not found, and of what is missing from partly found ones."""
     pieces: dict[int, list[Match]] = {}
     for match in found:
@@ -167,13 +189,19 @@ def _scaled(ours: Side, theirs: Side, left: Sequence[int], found: Sequence[Match
         part = lost(ours, number, known)
         if part[1].size and part[0] >= 0:
             wanted[number] = part
-    return list(scaled(ours, theirs, wanted, [n for n in range(len(theirs)) if n not in whole])) if wanted else []
+    return (
+        list(scaled(ours, theirs, wanted, [n for n in range(len(theirs)) if n not in whole]))
+        if wanted
+        else []
+    )
 
 
 def _overlaps(match: Match, known: Iterable[Match]) -> bool:
     """Whether a piece holds elements of the reference that one of ``known`` holds already."""
     return match.rows is not None and any(
-        other.rows is not None and other.reference == match.reference and np.isin(match.rows[0], other.rows[0]).any()
+        other.rows is not None
+        and other.reference == match.reference
+        and np.isin(match.rows[0], other.rows[0]).any()
         for other in known
     )
 

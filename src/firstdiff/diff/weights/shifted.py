@@ -5,7 +5,7 @@ Apart from `approximate`, which needs to know the place: here any unmatched vect
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +13,16 @@ from firstdiff.diff.weights.arrangement import solid
 from firstdiff.diff.weights.match import Match, Side
 from firstdiff.diff.weights.whole import Unit
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
 _TOLERANCE = {"float32": 2.0**-22, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _MOST_ELEMENTS = 1 << 20
 
 
-def shifted(reference: Side, port: Side, ours: Sequence[int], theirs: Sequence[int]) -> Iterator[Match]:
+def shifted(
+    reference: Side, port: Side, ours: Sequence[int], theirs: Sequence[int]
+) -> Iterator[Match]:
     """For each of ``ours`` that is a vector: the unit among ``theirs`` that equals it plus or minus one."""
     rows = [unit for number in theirs for unit in _vectors(port, number)]
     values = [_values(port, unit) for unit in rows]

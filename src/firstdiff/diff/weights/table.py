@@ -6,11 +6,10 @@ them the audit tells everything but the order inside fibres, which takes element
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from os import cpu_count
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -19,6 +18,9 @@ from firstdiff.diff.weights.grain import FINEST, GRAINS
 from firstdiff.diff.weights.match import Side
 from firstdiff.traces.parameters import Kind, Parameter
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
 DIGESTS = "parameters/digests"
 FIBRES = "parameters/fibres"
 
@@ -26,7 +28,9 @@ _TEXTS = ("name", "shape", "dtype", "class_name", "framework", "kind", "aliases"
 _NUMBERS = ("sum", "squares", "min", "max")
 
 
-def parameter_tables(parameters: Sequence[Parameter], *, coarse: bool = True) -> dict[str, np.ndarray]:
+def parameter_tables(
+    parameters: Sequence[Parameter], *, coarse: bool = True
+) -> dict[str, np.ndarray]:
     """Both tables, by name, for `TraceWriter.write_table`. Reads every parameter once, streamed.
 
     ``coarse`` also hashes float32 weights as bfloat16 would hold them, so that a bfloat16 port can be matched.
@@ -70,7 +74,9 @@ def _digests(parameters: Sequence[Parameter], prints: Sequence[Fingerprint]) -> 
         )
         for p, f in zip(parameters, prints, strict=True)
     ]
-    columns = [[text.encode() for text in column] for column in zip(*texts, strict=True)] or [[] for _ in _TEXTS]
+    columns = [[text.encode() for text in column] for column in zip(*texts, strict=True)] or [
+        [] for _ in _TEXTS
+    ]
     widths = [max([len(text) for text in column], default=1) or 1 for column in columns]
     dtype = [(name, f"S{width}") for name, width in zip(_TEXTS, widths, strict=True)]
     dtype += [("count", "<i8"), *((name, "<f8") for name in _NUMBERS)]
@@ -99,7 +105,12 @@ def _fibres(parameters: Sequence[Parameter], prints: Sequence[Fingerprint]) -> n
     start = 0
     for number, grain, axis, found in parts:
         there = rows[start : start + found.size]
-        there["parameter"], there["grain"], there["axis"], there["hash"] = number, grain, axis, found
+        there["parameter"], there["grain"], there["axis"], there["hash"] = (
+            number,
+            grain,
+            axis,
+            found,
+        )
         start += found.size
     return rows
 
@@ -144,7 +155,11 @@ def _prints(
 def _by_parameter(
     parameters: Sequence[Parameter], rows: np.ndarray
 ) -> dict[int, dict[str, dict[int, np.ndarray]]]:
-    keys = rows["parameter"].astype(np.int64) << 16 | rows["grain"].astype(np.int64) << 8 | rows["axis"]
+    keys = (
+        rows["parameter"].astype(np.int64) << 16
+        | rows["grain"].astype(np.int64) << 8
+        | rows["axis"]
+    )
     starts = np.flatnonzero(np.diff(keys, prepend=-1))
     found: dict[int, dict[str, dict[int, np.ndarray]]] = {}
     for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):

@@ -5,17 +5,21 @@ Apart from `fused`: a vector has no fibres, and single values of low precision r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, permutations, product
 from math import prod
 from operator import mul
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from firstdiff.diff.weights.arrangement import solid
-from firstdiff.diff.weights.fused import values_at
+from firstdiff.diff.weights.grain import GRAINS
 from firstdiff.diff.weights.match import Match, Side
 from firstdiff.diff.weights.pattern import recognise
+from firstdiff.diff.weights.rows import values_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 MOST_ELEMENTS = 1 << 22
 _LEAST_LENGTH = 2
@@ -117,7 +121,13 @@ def _merges(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _match(
-    weights: Match, number: int, other: int, grain: str, scale: float, here: np.ndarray, there: np.ndarray
+    weights: Match,
+    number: int,
+    other: int,
+    grain: str,
+    scale: float,
+    here: np.ndarray,
+    there: np.ndarray,
 ) -> Match:
     return Match(
         number,
@@ -147,7 +157,9 @@ def as_elsewhere(
     taught: dict[object, dict[int, list[Match]]] = {}
     for match in known:
         if match.rows is not None and match.share == 1.0:
-            taught.setdefault(templates[0][match.reference], {}).setdefault(match.reference, []).append(match)
+            taught.setdefault(templates[0][match.reference], {}).setdefault(
+                match.reference, []
+            ).append(match)
     for number in ours:
         for pieces in list(taught.get(templates[0][number], {}).values())[:_MOST_TEACHERS]:
             found = [_like(reference, port, number, match, templates[1]) for match in pieces]
@@ -166,7 +178,18 @@ def _like(
             continue
         if reference.parameters[number].shape != reference.parameters[match.reference].shape:
             continue
-        found = next(_compared(reference, port, match, (number, other), match.grain, [match.rows[0]], [match.rows[1]]), None)
+        found = next(
+            _compared(
+                reference,
+                port,
+                match,
+                (number, other),
+                match.grain,
+                [match.rows[0]],
+                [match.rows[1]],
+            ),
+            None,
+        )
         if found is not None:
             return found
     return None
@@ -227,7 +250,5 @@ def _vector(side: Side, number: int) -> bool:
 
 def _grain(reference: Side, port: Side, number: int, other: int) -> str:
     """The coarser of the two."""
-    from firstdiff.diff.weights.grain import GRAINS
-
     pair = reference.prints[number].grain, port.prints[other].grain
     return max(pair, key=GRAINS.index)

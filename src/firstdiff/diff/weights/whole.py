@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +18,14 @@ from firstdiff.diff.weights.arrangement import (
     solid,
     solid_fibres,
 )
-from firstdiff.diff.weights.grain import GRAINS, round_to
+from firstdiff.diff.weights.grain import GRAINS, numbers, round_to
 from firstdiff.diff.weights.match import Fixed, Match, Side, fibres_of, without
 from firstdiff.diff.weights.pattern import recognise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from firstdiff.diff.weights.fingerprint import Fingerprint
 
 FULL = 1 << 16
 """Up to so many elements all are compared; of larger parameters, whose fibres agree in order, `SAMPLE`."""
@@ -104,14 +109,24 @@ def arrange(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match | No
         grain=grain,
     )
     fibres = (
-        solid_fibres(fibres_of(reference.prints[ours.number], grain, len(first.shape), ours.fixed), here),
-        solid_fibres(fibres_of(port.prints[theirs.number], grain, len(second.shape), theirs.fixed), there),
+        solid_fibres(
+            fibres_of(reference.prints[ours.number], grain, len(first.shape), ours.fixed), here
+        ),
+        solid_fibres(
+            fibres_of(port.prints[theirs.number], grain, len(second.shape), theirs.fixed), there
+        ),
     )
     for one in every:
         verdict = agrees(one, *fibres)
         if verdict is not False and _confirmed(reference, port, ours, theirs, one, grain, verdict):
             others = tuple(a.words for a in every if a.order != one.order)
-            return _with(base, relation=one.words, turn=one.turn, forced=not others, others=others)
+            return replace(
+                base, relation=one.words, turn=one.turn, forced=not others, others=others
+            )
+    if not (fibres[0] and fibres[1]) and not (
+        reference.loadable(ours.number) and port.loadable(theirs.number)
+    ):
+        return replace(base, relation="same values")  # a digest alone does not tell how they lie
     return _reordered(reference, port, base, here, there)
 
 
@@ -125,10 +140,7 @@ def common_grain(reference: Side, port: Side, ours: Unit, theirs: Unit) -> str |
     return None
 
 
-def _hash_of(known: object, unit: Unit, grain: str) -> int | None:
-    from firstdiff.diff.weights.fingerprint import Fingerprint
-
-    assert isinstance(known, Fingerprint)
+def _hash_of(known: Fingerprint, unit: Unit, grain: str) -> int | None:
     if not unit.fixed:
         return known.hashes.get(grain)
     ((axis, index),) = unit.fixed
@@ -137,7 +149,13 @@ def _hash_of(known: object, unit: Unit, grain: str) -> int | None:
 
 
 def _confirmed(
-    reference: Side, port: Side, ours: Unit, theirs: Unit, one: Arrangement, grain: str, by_hash: bool | None
+    reference: Side,
+    port: Side,
+    ours: Unit,
+    theirs: Unit,
+    one: Arrangement,
+    grain: str,
+    by_hash: bool | None,
 ) -> bool:
     """Whether elements, all or a sample, lie as ``one`` says; the hashes decide where there are no elements."""
     if not (reference.loadable(ours.number) and port.loadable(theirs.number)):
@@ -153,8 +171,6 @@ def _confirmed(
 
 def equal_at(first: np.ndarray, second: np.ndarray, dtypes: tuple[str, str], grain: str) -> bool:
     """Whether two storage arrays hold equal numbers at ``grain``."""
-    from firstdiff.diff.weights.grain import numbers
-
     values = [
         round_to(numbers(np.ascontiguousarray(a), dtype), grain)
         for a, dtype in zip((first, second), dtypes, strict=True)
@@ -167,18 +183,29 @@ def _reordered(
 ) -> Match | None:
     """The same values in another order: reshaped where a transpose was due, or a vector that is permuted."""
     if not (reference.loadable(base.reference) and port.loadable(base.port)):
-        return _with(base, relation="same values", order="in an order that digests do not tell", order_kind="permuted")
+        return replace(
+            base,
+            relation="same values",
+            order="in an order that digests do not tell",
+            order_kind="permuted",
+        )
     ours = round_to(reference.numbers(base.reference, base.reference_fixed), base.grain)
     theirs = round_to(port.numbers(base.port, base.port_fixed), base.grain)
     if np.array_equal(ours.reshape(-1), theirs.reshape(-1), equal_nan=ours.dtype.kind == "f"):
         shape = ", ".join(map(str, there))
-        return _with(base, relation=f"reshaped to ({shape})", turn="kept", forced=False, others=("transposed",))
+        return replace(
+            base,
+            relation=f"reshaped to ({shape})",
+            turn="kept",
+            forced=False,
+            others=("transposed",),
+        )
     if len(solid(here)) == 1:
         places = _places(ours.reshape(-1), theirs.reshape(-1))
         if places is None:
             return None
         pattern = recognise(places, theirs.size, solid(there))
-        return _with(base, order=pattern.words, order_kind=pattern.kind)
+        return replace(base, order=pattern.words, order_kind=pattern.kind)
     return None
 
 
@@ -190,9 +217,3 @@ def _places(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray | None:
     places = np.empty(ours.size, dtype=np.int64)
     places[first] = second
     return places
-
-
-def _with(match: Match, **changes: object) -> Match:
-    from dataclasses import replace
-
-    return replace(match, **changes)  # type: ignore[arg-type]  # the fields are spelt out by the callers

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox
 import jax
 
 from firstdiff.tracer.jax.parameters import is_recordable, key_name, record
-from firstdiff.traces.parameters import Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from firstdiff.traces.parameters import Parameter
 
 
 def equinox_parameters(model: Any) -> tuple[Parameter, ...]:
@@ -29,8 +32,9 @@ def _leaves(model: Any) -> Iterator[Parameter]:
 
 def _owner(model: Any, path: tuple[Any, ...]) -> Any:
     for key in path[:-1]:
-        if hasattr(key, "name"):
-            model = getattr(model, key.name)
-        else:
-            model = model[key.idx if hasattr(key, "idx") else key.key]
+        model = (
+            getattr(model, key.name)
+            if hasattr(key, "name")
+            else model[key.idx if hasattr(key, "idx") else key.key]
+        )
     return model

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from firstdiff.tracer.jax.parameters import is_recordable, record
-from firstdiff.traces.parameters import Kind, Parameter
+
+if TYPE_CHECKING:
+    from firstdiff.traces.parameters import Kind, Parameter
 
 
 def keras_parameters(model: Any) -> tuple[Parameter, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 
 from firstdiff.tracer.jax.parameters import is_recordable, record
-from firstdiff.traces.parameters import Parameter
+
+if TYPE_CHECKING:
+    from firstdiff.traces.parameters import Kind, Parameter
 
 
 def nnx_parameters(model: Any) -> tuple[Parameter, ...]:
@@ -30,7 +32,7 @@ def _of_state(state: Any, classes: dict[str, str]) -> tuple[Parameter, ...]:
             continue
         owner = ".".join(map(str, path[:-1]))
         learned = isinstance(variable, nnx.Param) or getattr(variable, "type", None) is nnx.Param
-        kind = "parameter" if learned else "buffer"
+        kind: Kind = "parameter" if learned else "buffer"
         if isinstance(variable, nnx.RngState | nnx.Cache):
             kind = "computed"
         found.append(record(".".join(map(str, path)), value, "nnx", kind, classes.get(owner, "")))

@@ -32,10 +32,14 @@ def haiku_parameters(model: Any) -> tuple[Parameter, ...]:
     """The leaves of Haiku's two-level parameters. () when it is no such tree."""
     if not isinstance(model, Mapping) or not model:
         return ()
-    if not all(isinstance(v, Mapping) and not any(isinstance(w, Mapping) for w in v.values()) for v in model.values()):
+    if not all(
+        isinstance(v, Mapping) and not any(isinstance(w, Mapping) for w in v.values())
+        for v in model.values()
+    ):
         return ()
     return tuple(
-        replace(p, name=".".join(_dotted(p.name)), framework="haiku") for p in tree_parameters(model)
+        replace(p, name=".".join(_dotted(p.name)), framework="haiku")
+        for p in tree_parameters(model)
     )
 
 
@@ -51,9 +55,13 @@ def array_reader(array: Any) -> Callable[[], np.ndarray]:
     return lambda: storage(np.asarray(array))[0]
 
 
-def record(name: str, array: Any, framework: str, kind: Kind = "parameter", class_name: str = "") -> Parameter:
+def record(
+    name: str, array: Any, framework: str, kind: Kind = "parameter", class_name: str = ""
+) -> Parameter:
     """The record of one array."""
-    return Parameter(name, tuple(array.shape), array.dtype.name, array_reader(array), class_name, framework, kind)
+    return Parameter(
+        name, tuple(array.shape), array.dtype.name, array_reader(array), class_name, framework, kind
+    )
 
 
 def is_recordable(leaf: Any) -> bool:
