@@ -62,7 +62,7 @@ class Session:
         function = forward if hasattr(self.subject.model, "main_input_name") else self.subject.call
         function = function or forward or self.subject.model
         try:
-            return tuple(inspect.signature(function).parameters)  # type: ignore[arg-type]  # a call that the user gave
+            return tuple(inspect.signature(function).parameters)
         except (TypeError, ValueError):
             return ()
 

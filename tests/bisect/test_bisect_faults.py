@@ -78,5 +78,5 @@ def test_two_traces_of_a_seeded_fault(checkpoint: Path, reference: Path, tmp_pat
 
 
 def test_a_port_of_plain_functions_is_told_what_to_do(checkpoint: Path, reference: Path) -> None:
-    with pytest.raises(OptionError, match="no line of blocks to search.*firstdiff check"):
+    with pytest.raises(OptionError, match=r"no line of blocks to search.*firstdiff check"):
         firstdiff.bisect(reference, qwen2.subject("function", checkpoint), mode="eager")
