@@ -13,6 +13,7 @@ from firstdiff.models.faults import FAULTS, Fault, find
 from firstdiff.models.qwen2 import PORTS, subject
 from firstdiff.traces.errors import OptionError
 
+NOISE = 1e-5  # ten times that rounding: the smallest faults, losses of precision, move them by 1e-4
 CLEAR = 1e-3  # a thousand times the float32 rounding of these logits
 
 
@@ -20,14 +21,15 @@ def error(port: str, folder: Path, judge: Any, **options: Any) -> float:
     inputs = discriminating_inputs()
     made = subject(port, folder, **options)
     logits = made.call(made.model, **inputs).logits
-    assert np.isfinite(np.asarray(logits)).all()
+    if not np.isfinite(np.asarray(logits)).all():
+        return float("inf")
     return float(judge.relative_l2(logits, judge.reference(folder, inputs).logits, inputs))
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_moves_the_logits_unless_it_is_harmless(name: str, tiny: Path, judge: Any) -> None:
     moved = error("linen", tiny, judge, fault=name)
-    assert moved < 1e-5 if FAULTS[name].harmless else moved > CLEAR
+    assert moved < NOISE if FAULTS[name].harmless else moved > NOISE
 
 
 @pytest.mark.parametrize("port", PORTS)
