@@ -15,7 +15,7 @@ import numpy as np
 
 from firstdiff.diff.explain.hypothesis import Change, Hypothesis
 from firstdiff.diff.explain.rounding import round_to
-from firstdiff.diff.explain.scene import Scene, norm
+from firstdiff.diff.explain.scene import TINY, Scene, norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +56,12 @@ class Linear:
     """[in + 1, in + 1]: inverse of the inputs' Gram matrix, a column of ones last."""
     sigma: float
     """rms of one element's rounding error."""
+
+    @property
+    def blur(self) -> float:
+        """Relative L2 error of the inferred kernel."""
+        spread = max(float(np.trace(self.spread[:-1, :-1])), 0.0) * self.kernel.shape[1]
+        return self.sigma * sqrt(spread) / max(norm(self.kernel), TINY)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """``x`` [..., in] -> [..., out]."""

@@ -39,6 +39,8 @@ def unrelated(scene: Scene) -> tuple[str, str] | None:
         return None
     kernel, *_ = np.linalg.lstsq(wide, y, rcond=None)
     left = norm(wide @ kernel - y) * sqrt(len(x) / (len(x) - wide.shape[1])) / scene.floor
+    if layer.blur > SAME:
+        return None
     likeness = _correlation(kernel[:-1], layer.kernel)
     if left > WARN or likeness > UNRELATED:
         return None
