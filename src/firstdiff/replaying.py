@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from firstdiff.inputs import Inputs, trace_inputs
-from firstdiff.recorders import event_writer
+from firstdiff.inputs import trace_inputs
+from firstdiff.planted_runs import run_planted, tensors_of
 from firstdiff.recording import as_subject, capture, fit_inputs, is_torch_module
-from firstdiff.traces import Header, Trace, TraceWriter, open_trace
-from firstdiff.traces.dtypes import unit_roundoff
+from firstdiff.replay_floors import floors_in, judged_dtype, measured_floors, require_elements
+from firstdiff.traces import Trace, open_trace
 from firstdiff.traces.errors import OptionError
 from firstdiff.traces.padding import padding_mask
 
@@ -143,10 +143,10 @@ def replay_port(
             free = path, diff(reference, path, map=map)
         theirs = stack.enter_context(open_trace(free[0]))
         plan = planting("port", free[1].rows, ours, theirs)
-        floors = _recorded_floors(ours, theirs)
+        floors = floors_in(ours, theirs)
         half = time.monotonic()
         progress(f"replaying the port with {len(plan.keys())} values of the reference")
-        own, planted = _forced_port(subject, inputs, plan, folder / "own.h5", mode, exact)
+        own, planted = run_planted(subject, inputs, plan, folder / "own.h5", mode, exact)
         result = _judged(
             plan,
             ours,
@@ -194,14 +194,14 @@ def replay_reference(
         path = folder / "reference.h5"
         capture(subject, path, inputs=inputs, floor=(), verify=False, progress=progress)
         ours = stack.enter_context(open_trace(path))
-        _require_elements(theirs)
+        require_elements(theirs)
         plan = planting("reference", diff(path, port, map=map).rows, ours, theirs)
         half = time.monotonic()
-        taps, dtype = plan.keys(), _dtype(ours, theirs)
+        taps, dtype = plan.keys(), judged_dtype(ours, theirs)
         model = Reference(
             subject.model,
             subject.call,
-            _tensors(fit_inputs(subject, inputs)[0]),
+            tensors_of(fit_inputs(subject, inputs)[0]),
             lambda key: plan.value(taps[key]) if key in taps else None,
         )
         runs = stack.enter_context(
@@ -212,7 +212,7 @@ def replay_reference(
                 f"{subject.name}: {runs if isinstance(runs, str) else ' '.join(runs.notes)}; replay the port "
                 "instead (firstdiff replay REF.h5 SUBJECT), or compare the traces with firstdiff diff"
             )
-        floors = _measured_floors(dtype, runs.native[dtype], runs.conditioning)
+        floors = measured_floors(dtype, runs.native[dtype], runs.conditioning)
         result = _judged(
             plan,
             runs.truth,
@@ -226,108 +226,6 @@ def replay_reference(
             result, plan, dict.fromkeys(runs.forced, ""), subject.name, str(port),
             (half - began, time.monotonic() - half, 3),
         )  # fmt: skip
-
-
-def _recorded_floors(ours: Trace, theirs: Trace) -> Any:
-    from firstdiff.diff.floor import run_dtype
-    from firstdiff.diff.local import recorded_floors
-
-    _require_elements(ours)
-    dtype = _dtype(ours, theirs)
-    alike = unit_roundoff(run_dtype(ours.activations)) >= unit_roundoff(dtype)
-    found = recorded_floors(ours, dtype, rounded_alike=alike)
-    if found is None:
-        raise OptionError(
-            f"{ours.path}: no local noise floor of {dtype} was recorded, so a replay cannot tell faults from "
-            f"rounding; capture the reference again with --floor {dtype}"
-        )
-    return found
-
-
-def _measured_floors(dtype: str, native: Mapping[Key, Any], moved: Mapping[Key, Any]) -> Any:
-    from firstdiff.diff.local import LocalFloor, nothing
-
-    unit = unit_roundoff(dtype)
-
-    def floor_of(activation: Any) -> LocalFloor | None:
-        found = native.get(activation.key)
-        if found is None:
-            return None
-        return LocalFloor(unit, found, moved.get(activation.key, nothing()))
-
-    return floor_of
-
-
-def _dtype(ours: Trace, theirs: Trace) -> str:
-    from firstdiff.diff.floor import coarser, run_dtype
-
-    return coarser(run_dtype(ours.activations), run_dtype(theirs.activations))
-
-
-def _require_elements(trace: Trace) -> None:
-    if all(activation.place is None for activation in trace.activations):
-        raise OptionError(
-            f"{trace.path}: it holds digests only, and a replay forces values; capture it again without --digest"
-        )
-
-
-def _tensors(inputs: Inputs) -> dict[str, Any]:
-    from firstdiff.tracer.tensors import torch_tensor
-
-    return {name: torch_tensor(given.value, given.dtype) for name, given in inputs.items()}
-
-
-def _forced_port(
-    subject: Subject, inputs: Inputs, plan: Planting, path: Path, mode: str, exact: bool
-) -> tuple[Path, dict[Key, str]]:
-    """Run the port with values put in; its own values go to ``path``. Keys that took one, others with a reason."""
-    fitted = fit_inputs(subject, inputs)[0]
-    force = _force_torch if is_torch_module(subject.model) else _force_jax
-    with TraceWriter(path, Header(framework="torch" if force is _force_torch else "jax")) as writer:
-        planted = force(subject, fitted, plan, writer, mode, exact)
-        writer.finish()
-    return path, planted
-
-
-def _force_jax(
-    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, mode: str, exact: bool
-) -> dict[Key, str]:
-    from firstdiff.tracer.jax.capture import capture_jax
-    from firstdiff.tracer.jax.inputs import jax_input
-
-    done = capture_jax(
-        subject.model,
-        subject.call,
-        {name: jax_input(given.value, given.dtype) for name, given in inputs.items()},
-        sink=event_writer(writer),
-        mode=mode,  # type: ignore[arg-type]  # checked there
-        exact=exact,
-        framework=subject.framework,
-        module=subject.module,
-        verify=False,
-        values=dict(plan.values()),
-    )
-    return {**dict.fromkeys(done.planted, ""), **done.refused}
-
-
-def _force_torch(
-    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, mode: str, exact: bool
-) -> dict[Key, str]:
-    del mode, exact
-    from firstdiff.tracer.local_floor import Reference
-    from firstdiff.tracer.switches import model_dtype
-
-    taps = plan.keys()
-    model = Reference(
-        subject.model,
-        subject.call,
-        _tensors(inputs),
-        lambda key: plan.value(taps[key]) if key in taps else None,
-    )
-    forced = model.run(model_dtype(subject.model), event_writer(writer))
-    if isinstance(forced, str):
-        raise OptionError(f"{subject.name}: it does not run with given values: {forced}")
-    return dict.fromkeys(forced, "")
 
 
 def _judged(
@@ -382,7 +280,7 @@ def _finished(
         plan.direction,
         reference,
         port,
-        _dtype(plan.reference, plan.port),
+        judged_dtype(plan.reference, plan.port),
         rows,
         tuple(faults),
         tuple(suspects),

@@ -1,0 +1,77 @@
+"""One run of a port with values planted, JAX or PyTorch, behind one signature. A framework is imported on use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from firstdiff.recorders import event_writer
+from firstdiff.recording import fit_inputs, is_torch_module
+from firstdiff.traces import Header, TraceWriter
+from firstdiff.traces.errors import OptionError
+
+if TYPE_CHECKING:
+    from firstdiff.diff.planting import Planting
+    from firstdiff.inputs import Inputs
+    from firstdiff.models.subject import Subject
+    from firstdiff.traces.schema import Key
+
+
+def run_planted(
+    subject: Subject, inputs: Inputs, plan: Planting, path: Path, mode: str, exact: bool
+) -> tuple[Path, dict[Key, str]]:
+    """Run the port with values put in; its own values go to ``path``. Keys that took one, others with a reason."""
+    fitted = fit_inputs(subject, inputs)[0]
+    force = _force_torch if is_torch_module(subject.model) else _force_jax
+    with TraceWriter(path, Header(framework="torch" if force is _force_torch else "jax")) as writer:
+        planted = force(subject, fitted, plan, writer, mode, exact)
+        writer.finish()
+    return path, planted
+
+
+def _force_jax(
+    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, mode: str, exact: bool
+) -> dict[Key, str]:
+    from firstdiff.tracer.jax.capture import capture_jax
+    from firstdiff.tracer.jax.inputs import jax_input
+
+    done = capture_jax(
+        subject.model,
+        subject.call,
+        {name: jax_input(given.value, given.dtype) for name, given in inputs.items()},
+        sink=event_writer(writer),
+        mode=mode,  # type: ignore[arg-type]  # checked there
+        exact=exact,
+        framework=subject.framework,
+        module=subject.module,
+        verify=False,
+        values=dict(plan.values()),
+    )
+    return {**dict.fromkeys(done.planted, ""), **done.refused}
+
+
+def _force_torch(
+    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, mode: str, exact: bool
+) -> dict[Key, str]:
+    del mode, exact
+    from firstdiff.tracer.local_floor import Reference
+    from firstdiff.tracer.switches import model_dtype
+
+    taps = plan.keys()
+    model = Reference(
+        subject.model,
+        subject.call,
+        tensors_of(inputs),
+        lambda key: plan.value(taps[key]) if key in taps else None,
+    )
+    forced = model.run(model_dtype(subject.model), event_writer(writer))
+    if isinstance(forced, str):
+        raise OptionError(f"{subject.name}: it does not run with given values: {forced}")
+    return dict.fromkeys(forced, "")
+
+
+def tensors_of(inputs: Inputs) -> dict[str, Any]:
+    """Model inputs as torch tensors."""
+    from firstdiff.tracer.tensors import torch_tensor
+
+    return {name: torch_tensor(given.value, given.dtype) for name, given in inputs.items()}

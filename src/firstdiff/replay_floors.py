@@ -1,0 +1,61 @@
+"""Which local floors judge a replay: recorded with the reference, or measured beside it. Apart from the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from firstdiff.traces.dtypes import unit_roundoff
+from firstdiff.traces.errors import OptionError
+
+if TYPE_CHECKING:
+    from firstdiff.diff.local import FloorOf
+    from firstdiff.traces import Trace
+    from firstdiff.traces.schema import Key
+
+
+def floors_in(ours: Trace, theirs: Trace) -> FloorOf:
+    """The local floors of the trace ``ours`` for the port ``theirs``. Raises OptionError where there are none."""
+    from firstdiff.diff.floor import run_dtype
+    from firstdiff.diff.local import recorded_floors
+
+    require_elements(ours)
+    dtype = judged_dtype(ours, theirs)
+    alike = unit_roundoff(run_dtype(ours.activations)) >= unit_roundoff(dtype)
+    found = recorded_floors(ours, dtype, rounded_alike=alike)
+    if found is None:
+        raise OptionError(
+            f"{ours.path}: no local noise floor of {dtype} was recorded, so a replay cannot tell faults from "
+            f"rounding; capture the reference again with --floor {dtype}"
+        )
+    return found
+
+
+def measured_floors(dtype: str, native: Mapping[Key, Any], moved: Mapping[Key, Any]) -> FloorOf:
+    """Floors from forced runs: spreads by key of the rounding in ``dtype``, and of moved inputs."""
+    from firstdiff.diff.local import LocalFloor, nothing
+
+    unit = unit_roundoff(dtype)
+
+    def floor_of(activation: Any) -> LocalFloor | None:
+        found = native.get(activation.key)
+        if found is None:
+            return None
+        return LocalFloor(unit, found, moved.get(activation.key, nothing()))
+
+    return floor_of
+
+
+def judged_dtype(ours: Trace, theirs: Trace) -> str:
+    """The coarser run's dtype, whose rounding is allowed."""
+    from firstdiff.diff.floor import coarser, run_dtype
+
+    return coarser(run_dtype(ours.activations), run_dtype(theirs.activations))
+
+
+def require_elements(trace: Trace) -> None:
+    """Raise OptionError when ``trace`` kept digests only."""
+    if all(activation.place is None for activation in trace.activations):
+        raise OptionError(
+            f"{trace.path}: it holds digests only, and a replay forces values; capture it again without --digest"
+        )
