@@ -14,12 +14,17 @@ from typing import Annotated, Any
 
 import typer
 
+from firstdiff.cli.bisect import bisect
 from firstdiff.cli.capture import capture
 from firstdiff.cli.check import check
 from firstdiff.cli.demo import demo
 from firstdiff.cli.diff import diff
+from firstdiff.cli.prompt import prompt
 from firstdiff.cli.recover import recover
+from firstdiff.cli.replay import replay
+from firstdiff.cli.selfcheck import selfcheck
 from firstdiff.cli.show import show
+from firstdiff.cli.weights import weights
 from firstdiff.traces.errors import FirstdiffError, SubjectError
 from firstdiff.version import __version__
 
@@ -49,7 +54,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for command in (capture, check, diff, show, recover, demo):
+for command in (
+    *(capture, check, diff, show, recover, demo),
+    *(weights, replay, bisect, selfcheck, prompt),
+):
     app.command()(guarded(command))
 
 
