@@ -14,7 +14,7 @@ import numpy as np
 LAYERS, WIDTH, HIDDEN = 3, 4, 8
 WAYS = ("eager", "jit", "warm", "scan", "remat", "vmap", "cond", "steps")
 SHARDED_WAYS = ("shard_map", "sharded")
-FRAMEWORKS = ("nnx", "equinox", "haiku", "keras", "functions")
+FRAMEWORKS = ("linen", "nnx", "equinox", "haiku", "keras", "functions")
 
 Where = Callable[[int, str], tuple[str, int]]
 

@@ -23,6 +23,13 @@ class Census:
             self._aliases.update(front.aliases(model))
         self._fired: dict[str, dict[str, str]] = {}
         self._fronts: dict[str, None] = {}
+        self._possible: dict[str, None] = {}
+
+    def possible(self, occurrences: Iterable[Occurrence]) -> None:
+        """Note what would fire if every branch were taken."""
+        for occurrence in occurrences:
+            if occurrence.tap.key.front_end != WHOLE_CALL:
+                self._possible[occurrence.key.path] = None
 
     def fired(self, occurrences: Iterable[Occurrence]) -> None:
         """Note what fired: every activation, selected or not."""
@@ -44,10 +51,11 @@ class Census:
         return tuple(found.items())
 
     def never_fired(self) -> tuple[str, ...]:
-        """Paths of the model's modules that no activation came from."""
+        """Paths of the model's modules that no activation came from, and of taps in branches that
+        were not taken."""
         final = {path for paths in self._fired.values() for path in paths}
         silent = [path for path, _ in self._listed() if path not in self._fired]
-        return tuple(path for path in silent if path not in final)
+        return tuple(dict.fromkeys(p for p in (*silent, *self._possible) if p not in final))
 
     def _listed(self) -> list[tuple[str, str]]:
         """Modules according to the front ends that fired, or to all while none has: one parameter

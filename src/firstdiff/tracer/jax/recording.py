@@ -204,6 +204,8 @@ class Recording:
         """What is selected of a run with these facts; all that ran is noted."""
         occurrences = schedule(program.plan, facts, step=self._steps)
         self._census.fired(occurrences)
+        if program.plan.facts:
+            self._census.possible(schedule(program.plan))
         return self._selected(occurrences)
 
     def _planting(self, given: Given) -> tuple[Program, list[Run], Put]:

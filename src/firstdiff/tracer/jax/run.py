@@ -61,11 +61,15 @@ class Run:
         self, arguments: Sequence[Any], selected: Sequence[Occurrence], emission: Emission
     ) -> list[Any]:
         """Outputs; the events of ``selected`` are sent while the program runs."""
-        with users_code(_FAILED):
-            outputs: list[Any] = self._stream.run(
-                lambda: self._execute(arguments, {})[0], selected, self.wanted.slots, emission.give
-            )
-        return outputs
+
+        def program() -> list[Any]:
+            with users_code(_FAILED):
+                outputs = self._execute(arguments, {})[0]
+                compat.wait_for(outputs)
+                compat.wait_for_callbacks()
+            return outputs
+
+        return self._stream.run(program, selected, self.wanted.slots, emission.give)
 
 
 def facts_of(

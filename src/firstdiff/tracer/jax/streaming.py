@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import io_callback
 
-from firstdiff.tracer.jax import compat
 from firstdiff.tracer.jax.plan import has_shards
 from firstdiff.traces.errors import CaptureError, OptionError
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from firstdiff.tracer.jax.plan import Plan, Slot
     from firstdiff.tracer.jax.schedule import Occurrence
 
+T = TypeVar("T")
 Give: TypeAlias = Callable[["Occurrence", np.ndarray], None]
 """Takes one activation and its value, valid only until it returns."""
 _Arrived: TypeAlias = tuple[int, tuple[int, ...]]
@@ -59,20 +59,19 @@ class Stream:
 
     def run(
         self,
-        program: Callable[[], Any],
+        program: Callable[[], T],
         occurrences: Sequence[Occurrence],
         slots: Sequence[Slot],
         give: Give,
-    ) -> Any:
-        """What ``program()`` returns; meanwhile ``give`` gets ``occurrences`` in their order.
+    ) -> T:
+        """What ``program()`` returns, which waits for all its callbacks; meanwhile ``give`` gets
+        ``occurrences`` in their order.
 
         What ``give`` raises is raised here. `CaptureError` when a value did not come.
         """
         self._error, self._order = None, _Order(occurrences, slots, self._depths, give)
         try:
             result = program()
-            compat.wait_for(result)
-            compat.wait_for_callbacks()
         finally:
             with self._lock:  # a run that is stopped goes on on the device: drop what it sends
                 order, self._order = self._order, None
