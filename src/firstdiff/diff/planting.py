@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -88,6 +88,8 @@ def planting(direction: Direction, rows: Sequence[Row], reference: Trace, port: 
     Left as they are: the model's own inputs and results, values without elements, and floating-point values
     that differ without effect (the port may keep them in another convention, and what follows reads that).
     """
+    diverges = any(row.diverges for row in rows)
+    rows = [replace(row, healed=_healed(row, diverges)) for row in rows]
     known = _known_layouts(rows)
     taps = []
     for row in rows:
@@ -97,6 +99,14 @@ def planting(direction: Direction, rows: Sequence[Row], reference: Trace, port: 
         if layout is not None:
             taps.append(Tap(row, row.pair, layout, _reason(row, row.pair)))
     return Planting(direction, tuple(taps), reference, port)
+
+
+def _healed(row: Row, diverges: bool) -> str:
+    """The module that proves ``row`` harmless. A mere reader (it may look at the dtype alone) is no proof while
+    something else diverges; a module around the value is."""
+    path, healer = row.activation.key.path, row.healed
+    around = healer == "the model" or path == healer or path.startswith(f"{healer}.")
+    return healer if around or not diverges else ""
 
 
 def _reason(row: Row, pair: Pair) -> str:
