@@ -161,3 +161,13 @@ def test_a_jax_function_of_its_inputs_is_a_subject(tmp_path: Path) -> None:
     with open_trace(tmp_path / "f.h5") as trace:
         (found,) = [a for a in trace.activations if a.key.path.endswith("doubled")]
         np.testing.assert_array_equal(trace.values(found), [0, 2, 4])
+
+
+def test_a_wrong_value_is_not_healed_by_a_reader_that_takes_only_its_dtype(
+    checkpoint: Path, reference: Path
+) -> None:
+    port = qwen2.subject("linen", checkpoint, fault="embedding_scaled")
+    result = firstdiff.check(reference, port, replay=False)
+    assert result.summary == (
+        "First divergence: inside embed_tokens (Embedding): its input agrees, its result differs."
+    )

@@ -116,7 +116,7 @@ class _Healing:
         digest = row.activation.digest
         given = [] if digest is None else self._readers[digest.checksum]
         later = [r for r in given if r.activation.order > row.activation.order]
-        if not later:
+        if not later or not self._all_right(later):
             return ""
         inner = [r for r in later if r.key.path.startswith(later[0].key.path)]
         reader = max(inner[:8], key=lambda r: r.key.path.count("."))
