@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from firstdiff.diff.weights.approximate import tolerance
-from firstdiff.diff.weights.fingerprint import accumulate, blocks, kept_axes
+from firstdiff.diff.weights.fingerprint import kept_axes
 from firstdiff.diff.weights.fused import FibreIndex, Group
 from firstdiff.diff.weights.grain import is_integer, numbers
+from firstdiff.diff.weights.reading import accumulate, blocks
 from firstdiff.diff.weights.rows import fibres_at
 
 if TYPE_CHECKING:

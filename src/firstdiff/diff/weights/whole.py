@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from math import prod
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +23,6 @@ from firstdiff.diff.weights.match import Fixed, Match, Side, fibres_of, without
 from firstdiff.diff.weights.pattern import recognise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from firstdiff.diff.weights.fingerprint import Fingerprint
 
 FULL = 1 << 16
@@ -42,55 +40,57 @@ class Unit:
     """The slice."""
 
 
-Key = tuple[str, int, int]
-"""Grain, number of elements, hash."""
-
-
-def units(side: Side, *, sliced: bool) -> dict[Key, list[Unit]]:
-    """Parameters by what identifies their set of values; with their slices along each axis, if ``sliced``.
-
-    Constant ones are left out: values say nothing about them.
-    """
-    found: dict[Key, list[Unit]] = defaultdict(list)
-    for number, (parameter, known) in enumerate(zip(side.parameters, side.prints, strict=True)):
-        if known.constant:
-            continue
-        for grain, whole in known.hashes.items():
-            found[grain, parameter.size, whole].append(Unit(number))
-            if sliced:
-                for axis, index, value in _slices(side, number, grain):
-                    found[grain, parameter.size // parameter.shape[axis], value].append(
-                        Unit(number, ((axis, index),))
-                    )
-    return found
-
-
-def _slices(side: Side, number: int, grain: str) -> Iterator[tuple[int, int, int]]:
-    """(axis, index, hash) of every slice that may be a parameter of its own."""
-    shape = side.parameters[number].shape
-    if len(solid(shape)) < 2:
-        return
-    for axis, n in enumerate(shape):
-        if n == 1 or n > prod(shape) // n * 64:
-            continue
-        values = side.prints[number].slices(grain, axis)
-        if values is not None:
-            for index, value in enumerate(values):
-                yield axis, index, int(value) % (1 << 64)
+Units = dict[tuple[str, int, int], list[Unit]]
+"""Units by grain, number of elements, hash."""
 
 
 def same_values(reference: Side, port: Side) -> dict[Unit, list[Unit]]:
     """Port units by reference unit, where both hold the same set of values; each reference unit at its finest grain."""
+    ours, theirs = _wholes(reference), _wholes(port)
     found: dict[Unit, list[Unit]] = {}
-    for ours, theirs in (
-        (units(reference, sliced=False), units(port, sliced=True)),
-        (units(reference, sliced=True), units(port, sliced=False)),
+    for one, other in (
+        (ours, _merged(theirs, _slices_among(port, ours))),
+        (_merged(ours, _slices_among(reference, theirs)), theirs),
     ):
-        for key in sorted(ours.keys() & theirs.keys(), key=lambda k: GRAINS.index(k[0])):
-            for unit in ours[key]:
+        for key in sorted(one.keys() & other.keys(), key=lambda k: GRAINS.index(k[0])):
+            for unit in one[key]:
                 known = found.setdefault(unit, [])
-                known.extend(other for other in theirs[key] if other not in known)
+                known.extend(match for match in other[key] if match not in known)
     return found
+
+
+def _wholes(side: Side) -> Units:
+    """Parameters by what identifies their set of values. Constant ones are left out: values say nothing about them."""
+    found: Units = defaultdict(list)
+    for number, (parameter, known) in enumerate(zip(side.parameters, side.prints, strict=True)):
+        for grain, whole in known.hashes.items() if not known.constant else ():
+            found[grain, parameter.size, whole].append(Unit(number))
+    return found
+
+
+def _slices_among(side: Side, wanted: Units) -> Units:
+    """Slices of the parameters of ``side`` that have the values of one of ``wanted``."""
+    hashes: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for grain, size, value in wanted:
+        hashes[grain, size].append(value)
+    arrays = {key: np.array(values, dtype=np.uint64) for key, values in hashes.items()}
+    found: Units = defaultdict(list)
+    for number, (parameter, known) in enumerate(zip(side.parameters, side.prints, strict=True)):
+        for grain, axis in product(known.hashes, range(len(parameter.shape))):
+            n = parameter.shape[axis]
+            size = parameter.size // n if n else 0
+            among = arrays.get((grain, size))
+            if n < 2 or size < 2 or among is None or known.constant:
+                continue
+            values = known.slices(grain, axis)
+            for index in () if values is None else np.flatnonzero(np.isin(values, among)):
+                assert values is not None
+                found[grain, size, int(values[index])].append(Unit(number, ((axis, int(index)),)))
+    return found
+
+
+def _merged(one: Units, other: Units) -> Units:
+    return {key: [*one.get(key, ()), *other.get(key, ())] for key in one.keys() | other.keys()}
 
 
 def arrange(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match | None:
