@@ -89,6 +89,15 @@ def test_modules_that_only_one_side_has_stay_alone() -> None:
     assert all(pair.reference == pair.port for pair in result.pairs)
 
 
+def test_a_dropout_that_the_port_lacks_does_not_hide_its_neighbour() -> None:
+    source = family("gpt2")
+    modules = [(path, kind) for path, kind in source.classes.items() if kind != "ModuleList"]
+    port = [(path.replace(".act", ".gelu"), kind) for path, kind in modules if kind != "Dropout"]
+    records = parameters(source.values, "torch", source.classes)
+    result = module_map(search(records, records), modules, port)
+    assert result.port_of("transformer.h.1.mlp.act") == "transformer.h.1.mlp.gelu"
+
+
 def test_equal_weights_in_two_places_are_never_certain() -> None:
     values = {
         "first.weight": np.arange(12.0).reshape(3, 4),

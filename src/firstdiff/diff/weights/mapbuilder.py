@@ -142,7 +142,7 @@ class _Builder:
         while progress != len(self.pairs):
             progress = len(self.pairs)
             self._inside(self._same_name, "name")
-            for one, other in by_neighbours(list(self.reference), list(self.port), self._known()):
+            for one, other in by_neighbours(self.reference, self.port, self._known()):
                 if self._plausible(one, other):
                     self.add(one, other, "graph")
             self._inside(self._same_role, "alias")

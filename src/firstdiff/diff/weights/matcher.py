@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from firstdiff.diff.modules import Matcher, Module, ModulePair
 from firstdiff.diff.weights.modulemap import CERTAIN, ModuleMap
-from firstdiff.diff.weights.neighbours import parent
+from firstdiff.diff.weights.neighbours import is_passive, parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +47,10 @@ def match_graph(
     found = []
     for gap, here in ours.items():
         there = theirs.get(gap, [])
+        if len(here) != len(there):
+            here, there = (
+                [m for m in side if not is_passive(m.class_name)] for side in (here, there)
+            )
         if len(here) == len(there) and all(map(_same_sizes, here, there)):
             found += [
                 ModulePair(one, other, "graph") for one, other in zip(here, there, strict=True)

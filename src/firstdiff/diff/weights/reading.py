@@ -82,7 +82,8 @@ class Reading:
             if depth in fibres:
                 fibres[depth][lead] += columns
             if depth + 1 in fibres:
-                fibres[depth + 1][(*lead, slice(start, start + block.shape[0]))] += rows
+                where: tuple[int | slice, ...] = (*lead, slice(start, start + block.shape[0]))
+                fibres[depth + 1][where] += rows
         if found is None:
             self.moments.add(numbers(block, self.dtype))
         else:

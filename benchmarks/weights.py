@@ -1,0 +1,295 @@
+"""The audit and the map, measured: right verdicts over every transform and damage, modules mapped, time and memory.
+
+    python benchmarks/weights.py figures [--family llama] [--seeds 2]     # the sweep: minutes
+    python benchmarks/weights.py cost --size 0.5B [--folder DIR]           # writes checkpoints of that size first
+
+Twins are ports made by rule (`models.twins`), damages are done to them (`models.damages`); values are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from firstdiff.auditing import weights
+from firstdiff.diff.weights.audit import Audit, audit
+from firstdiff.diff.weights.mapbuilder import module_map
+from firstdiff.diff.weights.modulemap import CERTAIN
+from firstdiff.models.checkpoint import write_checkpoint
+from firstdiff.models.damages import DAMAGES, Damage, damage
+from firstdiff.models.families import FAMILIES, Family, family
+from firstdiff.models.twins import Rules, Twin, parameters, port_modules, twin
+
+SCHEMES = ("same", "meta", "gemma", "flax", "opaque", "lying")
+DAMAGED: tuple[dict[str, Any], ...] = (
+    {}, {"names": "meta"}, {"framework": "equinox"}, {"framework": "", "names": "opaque"},
+    {"stack": 0, "names": "flax"}, {"stack": 1}, {"qkv": "flat"},
+    {"qkv": "head-major", "gate_up": True, "names": "gemma"},
+    {"dtype": "bfloat16", "names": "meta", "shuffle": True}, {"split_heads": True, "framework": "nnx"},
+    {"experts": "looped"},
+)  # fmt: skip
+MAPPED: tuple[dict[str, Any], ...] = (
+    {}, {"stack": 0}, {"stack": 1, "shuffle": True}, {"qkv": "flat"},
+    {"qkv": "head-major", "stack": 0, "gate_up": True},
+    {"framework": "equinox"}, {"split_heads": True}, {"dtype": "bfloat16"},
+)  # fmt: skip
+
+
+def clean_rules() -> Iterator[Rules]:
+    """Every way of making a right twin that is measured."""
+    for framework, names in product(("linen", "haiku", "equinox", ""), SCHEMES):
+        yield Rules(framework=framework, names=names)
+        yield Rules(framework=framework, names=names, dtype="bfloat16", shuffle=True)
+    for qkv, stack, gate_up in product(
+        ("flat", "head-major", "interleaved"), (None, 0, 1, 2), (False, True)
+    ):
+        names, framework = ("opaque", "equinox") if gate_up else ("same", "linen")
+        yield Rules(qkv=qkv, stack=stack, gate_up=gate_up, names=names)  # type: ignore[arg-type]  # literals of a product
+        yield Rules(
+            qkv=qkv,
+            stack=stack,
+            gate_up=gate_up,
+            dtype="bfloat16",
+            names="meta",
+            framework=framework,
+        )  # type: ignore[arg-type]  # as above
+    for experts, stack in product(("batched", "looped"), (None, 0, 1)):
+        yield Rules(experts=experts, stack=stack)  # type: ignore[arg-type]  # as above
+        yield Rules(experts=experts, stack=stack, gate_up=True, names="opaque", framework="equinox")  # type: ignore[arg-type]  # as above
+    changes: tuple[dict[str, Any], ...] = (
+        {"split_heads": True}, {"rotary": True}, {"scale": True}, {"one_plus": True},
+        {"rotary": True, "scale": True, "split_heads": True},
+    )  # fmt: skip
+    for change, stack in product(changes, (None, 0, 1)):
+        yield Rules(**change, stack=stack)
+        yield Rules(**change, stack=stack, names="opaque", qkv="flat")
+
+
+def clean(families: list[str]) -> dict[str, Any]:
+    """False alarms on right twins, with the reference as torch modules and as a bare checkpoint."""
+    total = alarms = 0
+    for name in families:
+        source = family(name)
+        references = parameters(source.values, "torch", source.classes), parameters(source.values)
+        for rules, reference in product(clean_rules(), references):
+            made = twin(source.values, source.kind, source.geometry, rules)
+            total += 1
+            if audit(reference, made.parameters()).wrong:
+                alarms += 1
+                print("false alarm:", name, rules, file=sys.stderr)
+    return {"right twins": total, "false alarms": alarms}
+
+
+def damaged(families: list[str], count: int, seeds: int) -> dict[str, Any]:
+    """Damages found, ``count`` at once: each by a right finding at the right place, and nothing else called wrong."""
+    total: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    for name, (number, rules), kind, seed in product(
+        families, enumerate(DAMAGED), DAMAGES, range(seeds)
+    ):
+        source = family(name)
+        random = np.random.default_rng([number, seed, len(kind), count])
+        made = twin(source.values, source.kind, source.geometry, Rules(**rules))
+        sources = dict(made.sources)
+        kinds = [kind, *(list(DAMAGES)[random.integers(len(DAMAGES))] for _ in range(count - 1))]
+        done = [found for found in (damage(made, k, random) for k in kinds) if found is not None]
+        touched = [t for found in done for t in found.touched]
+        if len(done) < count or len(set(touched)) < len(touched):
+            continue
+        total[kind] += 1
+        result = audit(parameters(source.values, "torch", source.classes), made.parameters())
+        if _all_found(result, done, sources) and not _strays(result, touched, sources):
+            right[kind] += 1
+        else:
+            print("not right:", name, rules, [found.touched for found in done], file=sys.stderr)
+    return {
+        "cases": sum(total.values()),
+        "right": sum(right.values()),
+        "by kind": {k: f"{right[k]}/{n}" for k, n in total.items()},
+    }
+
+
+def _all_found(result: Audit, done: list[Damage], sources: dict[str, tuple[str, ...]]) -> bool:
+    return all(
+        any(
+            v.finding in d.findings and _at(v.port, v.reference, d.touched, sources)
+            for v in result.wrong
+        )
+        for d in done
+    )
+
+
+def _strays(result: Audit, touched: list[str], sources: dict[str, tuple[str, ...]]) -> bool:
+    return any(not _at(v.port, v.reference, touched, sources) for v in result.wrong)
+
+
+def _at(port: str, reference: str, touched: Any, sources: dict[str, tuple[str, ...]]) -> bool:
+    where, what = (name.split(" ")[0].split("[")[0] for name in (port, reference))
+    return where in touched or any(what and what in sources.get(t, ()) for t in touched)
+
+
+def mapped(families: list[str]) -> dict[str, Any]:
+    """Share of modules mapped rightly, by how the port is named. Dropouts are left out of the port, and siblings run in
+    another order, as in real ports."""
+    figures: dict[str, Any] = {}
+    for names in ("same", "meta", "opaque", "lying"):
+        counts: Counter[str] = Counter()
+        for name, rules in product(families, MAPPED):
+            _count(counts, family(name), twin_of(name, Rules(**{**rules, "names": names})))
+        figures[names] = {
+            "with parameters": f"{counts['own right']}/{counts['own']}",
+            "without": f"{counts['other right']}/{counts['other']}",
+            "wrong": counts["wrong"],
+            "wrong and stated as certain": counts["certain"],
+        }
+    return figures
+
+
+def twin_of(name: str, rules: Rules) -> Twin:
+    """A right twin."""
+    source = family(name)
+    return twin(source.values, source.kind, source.geometry, rules)
+
+
+def _count(counts: Counter[str], source: Family, made: Twin) -> None:
+    modules = [(path, kind) for path, kind in source.classes.items() if kind != "ModuleList"]
+    gone = {path for path, kind in modules if kind == "Dropout"}
+    port, truth = port_modules([m for m in modules if m[0] not in gone], made, list(source.values))
+    reference = parameters(source.values, "torch", source.classes)
+    found = audit(reference, made.parameters()).found
+    pairs = {
+        p.reference: p for p in module_map(found, modules, _reordered(port)).pairs if not p.part
+    }
+    owners = {p.owner for p in reference}
+    for path, _ in modules:
+        pair, right = pairs.get(path), truth.get(path)
+        if right is None and path not in gone:
+            continue  # only fused or split in the port
+        kind = "own" if path in owners else "other"
+        counts[kind] += 1
+        counts[f"{kind} right"] += (pair.port if pair else None) == right
+        if pair is not None and pair.port != right:
+            counts["wrong"] += 1
+            counts["certain"] += pair.confidence >= CERTAIN
+
+
+def _reordered(modules: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """First of three siblings last, as q, k, v; each pair exchanged, as gate and up: only owners of parameters move."""
+    paths = [path for path, _ in modules]
+    made = list(modules)
+    for place in range(len(paths) - 1):
+        one, other = paths[place], paths[place + 1]
+        same = one.rpartition(".")[0] == other.rpartition(".")[0]
+        if same and {one.rpartition(".")[2], other.rpartition(".")[2]} & {
+            "up_proj",
+            "w3",
+            "up",
+            "k_proj",
+            "wk",
+        }:
+            made[place], made[place + 1] = made[place + 1], made[place]
+    return made
+
+
+def cost(size: str, folder: Path) -> list[dict[str, Any]]:
+    """Time and peak memory of the audit of two checkpoints on disk, each in a process of its own."""
+    for dtype in ("float32", "bfloat16"):
+        if not (folder / f"{size}-{dtype}").is_dir():
+            write_checkpoint(folder / f"{size}-{dtype}", config=size, dtype=dtype)
+    rows = []
+    for ours, theirs in (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")):
+        command = [
+            sys.executable,
+            __file__,
+            "one",
+            str(folder / f"{size}-{ours}"),
+            str(folder / f"{size}-{theirs}"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append({"size": size, "reference": ours, "port": theirs, **json.loads(done.stdout)})
+    return rows
+
+
+def one(reference: Path, port: Path) -> dict[str, Any]:
+    """CPU and wall seconds of reading both files once, then of auditing them; peak resident memory in MB."""
+    files = [folder / "model.safetensors" for folder in (reference, port)]
+    _read(files)  # both are in the page cache for both measurements
+    wall, cpu = time.perf_counter(), time.process_time()
+    _read(files)
+    reading = time.perf_counter() - wall, time.process_time() - cpu
+    weights(*_tiny())  # imports and the compiled kernel are loaded once, not per checkpoint
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = weights(reference, port)
+    took = time.perf_counter() - wall, time.process_time() - cpu
+    peak = next(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if "VmHWM" in line
+    )
+    return {
+        "gigabytes": round(sum(f.stat().st_size for f in files) / 1e9, 2),
+        "read wall/cpu": [round(t, 2) for t in reading],
+        "audit wall/cpu": [round(t, 2) for t in took],
+        "cpu ratio": round(took[1] / reading[1], 1),
+        "peak MB": peak // 1024,
+        "right": f"{result.right}/{result.parameters}",
+        "load": Path("/proc/loadavg").read_text().split()[0],
+    }
+
+
+def _tiny() -> tuple[Any, Any]:
+    values = {"a.weight": np.random.default_rng(0).normal(size=(1024, 1100)).astype(np.float32)}
+    return parameters(values), parameters(values)
+
+
+def _read(files: list[Path]) -> None:
+    buffer = bytearray(1 << 24)
+    for file in files:
+        with file.open("rb", buffering=0) as handle:
+            while handle.readinto(buffer):
+                pass
+
+
+def main() -> None:
+    """Print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    figures = commands.add_parser("figures")
+    figures.add_argument("--family", action="append", choices=FAMILIES)
+    figures.add_argument("--seeds", type=int, default=2)
+    costs = commands.add_parser("cost")
+    costs.add_argument("--size", action="append", default=None)
+    costs.add_argument("--folder", type=Path)
+    alone = commands.add_parser("one")
+    alone.add_argument("reference", type=Path)
+    alone.add_argument("port", type=Path)
+    options = parser.parse_args()
+    if options.command == "one":
+        print(json.dumps(one(options.reference, options.port)))
+        return
+    if options.command == "cost":
+        with tempfile.TemporaryDirectory() as scratch:
+            for size in options.size or ["0.5B"]:
+                for row in cost(size, options.folder or Path(scratch)):
+                    print(json.dumps(row), flush=True)
+        return
+    families = options.family or list(FAMILIES)
+    print(json.dumps({"clean": clean(families)}), flush=True)
+    print(json.dumps({"map": mapped(families)}), flush=True)
+    for count in (1, 2):
+        print(json.dumps({f"{count} at once": damaged(families, count, options.seeds)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
