@@ -171,3 +171,38 @@ def test_a_wrong_value_is_not_healed_by_a_reader_that_takes_only_its_dtype(
     assert result.summary == (
         "First divergence: inside embed_tokens (Embedding): its input agrees, its result differs."
     )
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "said"),
+    [
+        (lambda logits: logits, 0, "The port agrees with the reference: 77 activations"),
+        (
+            lambda logits: {"logits": logits},
+            0,
+            "The port agrees with the reference: 77 activations",
+        ),
+        (
+            lambda logits: logits * 2,
+            1,
+            "inside the model (Qwen2ForCausalLM), after lm_head (agrees)",
+        ),
+        (lambda logits: logits[:, -1], 1, "has another shape: (2,48,320) against (2,320)"),
+        (lambda _logits: None, 0, "but the model's result (logits) has no counterpart"),
+    ],
+)
+def test_what_the_call_does_after_the_model_is_judged_too(
+    after: Callable[[Any], Any], code: int, said: str, checkpoint: Path, reference: Path
+) -> None:
+    from dataclasses import replace
+
+    right = qwen2.subject("linen", checkpoint)
+    assert right.call is not None
+    plain = right.call
+
+    def call(model: Any, input_ids: Any, attention_mask: Any) -> Any:
+        return after(plain(model, input_ids=input_ids, attention_mask=attention_mask).logits)
+
+    result = firstdiff.check(reference, replace(right, call=call), replay=False, verify=False)
+    assert result.exit_code == code
+    assert said in result.summary

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from firstdiff.diff.align import DEFAULT_MATCHERS, Alignment, Unmatched, align
 from firstdiff.diff.compare import Comparison
+from firstdiff.diff.coverage import agreement, coverage_notes
 from firstdiff.diff.explain import explain
 from firstdiff.diff.floor import Floors, coarser, run_dtype
 from firstdiff.diff.healing import mark_duplicates, mark_healed
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str] | Trace
 _FLOOR_TABLE = "floor/free/"
-COVERED = 0.5
-"""Share of the reference's activations from which agreement is said of the port, not only of what was compared."""
 _COMPILE_FROM = 64 << 20
 """Bytes to read from which the compiled kernel pays for being loaded."""
 
@@ -194,9 +193,13 @@ def _result(
         rows=rows,
         finding=finding,
         worst=worst,
-        summary=_sentence(finding, counts, worst),
+        summary=_sentence(finding, counts, rows, worst),
         warnings=vacuities(reference),
-        notes=(*_notes(reference, port, rows, sources), *inputs.notes),
+        notes=(
+            *coverage_notes(counts, port.header),
+            *_notes(reference, port, rows, sources),
+            *inputs.notes,
+        ),
     )
 
 
@@ -225,15 +228,12 @@ def _counts(rows: Sequence[Row], alignment: Alignment) -> Counts:
     )
 
 
-def _sentence(finding: Finding | None, counts: Counts, worst: Row | None) -> str:
+def _sentence(
+    finding: Finding | None, counts: Counts, rows: Sequence[Row], worst: Row | None
+) -> str:
     if finding is not None:
         return f"First divergence: {finding.sentence}"
-    compared = f"The port agrees with the reference: {counts.agree} activations"
-    if counts.pairs < COVERED * (counts.pairs + counts.missing):
-        compared = (
-            f"What could be compared agrees, but that is only {counts.pairs} of the reference's "
-            f"{counts.pairs + counts.missing} activations: {counts.agree} activations"
-        )
+    compared = agreement(counts, rows)
     healed = f"; {counts.healed} differ without effect" if counts.healed else ""
     if worst is None or not worst.verdict.score:
         return f"{compared}, every value equal{healed}."

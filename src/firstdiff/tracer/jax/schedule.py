@@ -65,10 +65,20 @@ def selector(slot: Slot, iterations: tuple[int, ...]) -> tuple[int | slice, ...]
 def schedule(plan: Plan, facts: Facts | None = None, *, step: int = 0) -> list[Occurrence]:
     """Every activation of a run, in execution order. Without ``facts``: of every branch, and one
     trip of every loop."""
-    everything = list(taps(plan.nodes))
-    rooted = any(tap.key.path == "" and tap.key.front_end != WHOLE_CALL for tap in everything)
-    scheduler = _Scheduler(plan, facts, step, rooted)
+    scheduler = _Scheduler(plan, facts, step, _returns_the_root(list(taps(plan.nodes))))
     return list(scheduler.visit(plan.nodes, _Here()))
+
+
+def _returns_the_root(everything: list[Tap]) -> bool:
+    """Whether the subject's call hands on what the root module returned, and nothing else.
+
+    If so, the root module stands for the call. If not (the call scales the logits, takes the last position, or
+    returns nothing), the call's own result is the model's output, and the root module goes by its class name.
+    """
+    results = [tap for tap in everything if tap.key.path == "" and tap.key.site == "output"]
+    root = {tap.slot for tap in results if tap.key.front_end != WHOLE_CALL}
+    call = {tap.slot for tap in results if tap.key.front_end == WHOLE_CALL}
+    return bool(call) and call <= root
 
 
 @dataclass(frozen=True)
@@ -159,7 +169,10 @@ class _Scheduler:
         return int(self.facts[slot][selector(slot, here.iterations)].reshape(-1)[0])
 
     def occurrence(self, tap: Tap, here: _Here) -> Occurrence:
-        path, key = self.path(tap.key.path, here), tap.key
+        key = tap.key
+        path = self.path(key.path, here)
+        if not path and not self.rooted and key.front_end != WHOLE_CALL:
+            path = key.class_name or "root"
         call = (path, key.method, key.serial, tap.scope, here.trips)
         if call not in self.numbers:
             self.numbers[call] = self.calls.get((path, key.method), 0)
