@@ -107,3 +107,15 @@ def test_a_file_that_fails_on_import(tmp_path: Path) -> None:
 
 def test_a_subject_says_what_it_is() -> None:
     assert Subject(model=1).inputs is None
+
+
+def test_a_file_without_a_name_lists_its_functions(port: Path) -> None:
+    with pytest.raises(SubjectError) as caught:
+        load_subject(str(port))
+    assert f"write {port}:NAME; its functions are: broken, build" in str(caught.value)
+
+
+def test_a_folder_is_pointed_to_hugging_face(tmp_path: Path) -> None:
+    with pytest.raises(SubjectError) as caught:
+        load_subject(str(tmp_path))
+    assert f"write hf:{tmp_path}" in str(caught.value)

@@ -133,6 +133,7 @@ def test_a_call_that_fails(tmp_path: Path, firstdiff_cli: Cli) -> None:
     assert done.err.splitlines()[0].startswith("firstdiff: ")
     assert "TypeError" in done.err.splitlines()[0]
     assert "port_shape.py" in done.err, "the user's own traceback names the line"
+    assert "site-packages" not in done.err, "and nobody else's"
 
 
 def test_a_call_without_an_input_that_matters(tmp_path: Path, firstdiff_cli: Cli) -> None:
@@ -273,3 +274,30 @@ def test_a_full_disk_keeps_what_was_committed(tmp_path: Path) -> None:
         outputs = [a for a in trace.activations if a.key.site == "output"]
         assert len(outputs) >= 5
         assert all((trace.values(a) == 1).all() for a in trace.activations)
+
+
+def test_a_linen_module_in_place_of_its_parameters(tmp_path: Path, firstdiff_cli: Cli) -> None:
+    (tmp_path / "port_module.py").write_text(
+        "import firstdiff, flax.linen as nn\n"
+        "def build(): return firstdiff.Subject(nn.Dense(3), lambda model, x: x)\n"
+    )
+    np.savez(tmp_path / "in.npz", x=np.ones((2, 5), np.float32))
+    spec = f"{tmp_path}/port_module.py:build"
+    done = firstdiff_cli("capture", spec, "-o", tmp_path / "t.h5", "--inputs", tmp_path / "in.npz")
+    trouble(done, "port_module.py", "is a linen module", "give the parameter tree as model")
+
+
+def test_an_input_that_the_call_needs_and_nobody_gives(tmp_path: Path, firstdiff_cli: Cli) -> None:
+    (tmp_path / "port_types.py").write_text(
+        "import firstdiff, jax.numpy as jnp\n"
+        "def call(m, input_ids, attention_mask, types): return m['w'][input_ids] * attention_mask\n"
+        "def build(): return firstdiff.Subject({'w': jnp.ones((9,))}, call)\n"
+        "def fewer():\n"
+        "    return firstdiff.Subject({'w': jnp.ones(9)}, lambda m, input_ids, attention_mask: attention_mask)\n"
+    )
+    spec = f"{tmp_path}/port_types.py:"
+    done = firstdiff_cli("capture", f"{spec}build", "-o", tmp_path / "t.h5", "--input-ids", "1,2")
+    trouble(done, "port_types.py", "needs 'types'", "input_ids alone", "give types a default")
+    done = firstdiff_cli("capture", f"{spec}fewer", "-o", tmp_path / "t.h5", "--input-ids", "1,2")
+    assert done.code == 0, done.err
+    assert "attention_mask was passed as ones" in done.out

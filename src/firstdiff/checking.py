@@ -63,6 +63,7 @@ def with_other_faults(
     result: Diff, reference: str | Path, subject: Any, port: Path, **options: Any
 ) -> Diff:
     """``result``, a divergence of ``subject``, with what a port replay says of further faults."""
+    from firstdiff.diff.coverage import coverage_notes
     from firstdiff.diff.faults import listed
     from firstdiff.replaying import replay_port
 
@@ -74,4 +75,6 @@ def with_other_faults(
         return replace(result, notes=(*result.notes, note))
     first = {result.finding.order, *result.finding.repeats}
     others = [fault for fault in found.faults if fault.finding.order not in first]
+    if not others and coverage_notes(result.counts, result.port.header):
+        return result  # next to nothing was judged: "none" would say too much
     return replace(result, other_faults=listed(others))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from firstdiff.traces import Header, TraceWriter
-from firstdiff.traces.errors import OptionError
+from firstdiff.traces.errors import OptionError, SubjectError
 
 if TYPE_CHECKING:
     from firstdiff.inputs import Inputs
@@ -171,6 +171,11 @@ def record_jax(
     from firstdiff.tracer.jax.capture import capture_jax
     from firstdiff.tracer.jax.inputs import jax_input
 
+    if any(base.__module__.startswith("flax.linen") for base in type(subject.model).__mro__):
+        raise SubjectError(
+            f"{subject.name}: model is a linen module, which holds no parameters; give the parameter tree as model "
+            f"and call the module's apply in call, as in README, Plug in your own port"
+        )
     if plan.floor:
         raise OptionError(
             "--floor: noise floors are recorded with the PyTorch reference, not with a JAX port"

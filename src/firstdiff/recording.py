@@ -11,8 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from firstdiff.inputs import Inputs, host_inputs, parse_input_ids, read_inputs
-from firstdiff.models.loading import describe, load_subject, takes
+import numpy as np
+
+from firstdiff.inputs import HostTensor, Inputs, host_inputs, parse_input_ids, read_inputs
+from firstdiff.models.loading import describe, load_subject, needed, takes
 from firstdiff.models.subject import Subject
 from firstdiff.recorders import Plan, recorder_for
 from firstdiff.tracer.selection import Selection
@@ -309,16 +311,29 @@ def _read_prompts(path: Path) -> list[str]:
 
 
 def fit_inputs(subject: Subject, inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
-    """``inputs`` that the subject's call takes, and a note on each that it does not.
+    """``inputs`` that the subject's call takes, and a note on each that is left out or added.
 
-    An attention mask of ones may be left out, because it says nothing.
+    An attention mask of ones may be left out or added, because it says nothing.
 
     Raises:
-        SubjectError: the call does not take an input that matters.
+        SubjectError: the call does not take an input that matters, or needs one that is not there.
     """
     if subject.call is None:
         return inputs, ()
     kept, notes = dict(inputs), []
+    for name in needed(subject.call):
+        if name in inputs:
+            continue
+        if name != "attention_mask" or "input_ids" not in inputs:
+            raise SubjectError(
+                f"{subject.name}: its call needs {name!r}, but the model is to be run with {', '.join(inputs)} alone; "
+                f"give {name} a default in call, or inputs that hold it"
+            )
+        ids = inputs["input_ids"].value
+        kept[name] = HostTensor(np.ones(ids.shape, np.int64), "int64")
+        notes.append(
+            "attention_mask was passed as ones: the call needs one, and the inputs have none"
+        )
     for name, tensor in inputs.items():
         if takes(subject.call, name):
             continue

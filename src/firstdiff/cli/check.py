@@ -47,7 +47,9 @@ def check(
     force: options.Force = False,
     git_bisect: Annotated[
         bool,
-        typer.Option("--git-bisect", help="Exit codes for git bisect run: 125 where it does not run."),
+        typer.Option(
+            "--git-bisect", help="Exit codes for git bisect run: 125 where it does not run."
+        ),
     ] = False,
     json: options.Json = False,
 ) -> None:

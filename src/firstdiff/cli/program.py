@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -94,5 +95,15 @@ def report(error: FirstdiffError) -> int:
     """Print one line; below it the traceback of the user's own code, when that is what failed."""
     typer.echo(f"firstdiff: {error}", err=True)
     if isinstance(error, SubjectError) and error.__cause__ is not None:
-        typer.echo("".join(traceback.format_exception(error.__cause__)).rstrip(), err=True)
+        typer.echo(users_traceback(error.__cause__), err=True)
     return TROUBLE
+
+
+def users_traceback(error: BaseException) -> str:
+    """The traceback of ``error`` without our frames and those of installed packages, unless there are no others."""
+    found = traceback.TracebackException.from_exception(error, lookup_lines=True)
+    installed = (str(Path(__file__).parents[1]), "site-packages", "<frozen ")
+    own = [frame for frame in found.stack if not any(part in frame.filename for part in installed)]
+    if own:
+        found.stack = traceback.StackSummary.from_list(own)
+    return "".join(found.format(chain=False)).rstrip()

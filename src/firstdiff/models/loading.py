@@ -55,18 +55,36 @@ def find_factory(spec: str) -> Callable[..., Any]:
     """The function that ``spec`` (`file.py:name` or `package.module:name`) names."""
     place, _, name = spec.rpartition(":")
     if not place or not name:
-        raise SubjectError(f"{spec}: not a subject; write {FORMS}")
+        raise SubjectError(_no_subject(spec))
     module = import_file(Path(place)) if place.endswith(".py") else import_module(place)
     factory = getattr(module, name, None)
     if factory is None:
-        found = ", ".join(sorted(n for n, v in vars(module).items() if is_own_function(v, module)))
-        raise SubjectError(f"{place} has no {name}; its functions are: {found or 'none'}")
+        raise SubjectError(f"{place} has no {name}; its functions are: {own_functions(module)}")
     if not callable(factory):
         raise SubjectError(
             f"{spec} is a {type(factory).__name__}, not a function; "
             f"make it a function that returns firstdiff.Subject"
         )
     return factory  # type: ignore[no-any-return]  # getattr of a module is Any; callable() was checked
+
+
+def _no_subject(spec: str) -> str:
+    """Why ``spec`` is none, with the remedy for what it looks like."""
+    path = Path(spec)
+    if path.suffix == ".py" and path.is_file():
+        found = own_functions(import_file(path))
+        return (
+            f"{spec}: the function's name is missing; write {spec}:NAME; its functions are: {found}"
+        )
+    if path.is_dir():
+        return f"{spec}: a folder; if it holds a Hugging Face model, write hf:{spec}"
+    return f"{spec}: not a subject; write {FORMS}"
+
+
+def own_functions(module: ModuleType) -> str:
+    """Names of the public functions that ``module`` defines."""
+    names = sorted(name for name, value in vars(module).items() if is_own_function(value, module))
+    return ", ".join(names) or "none"
 
 
 def is_own_function(value: object, module: ModuleType) -> bool:
@@ -143,6 +161,16 @@ def takes(function: Callable[..., Any], name: str) -> bool:
     if name in parameters:
         return parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def needed(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Keywords without which ``function`` cannot be called; its first parameter, the model, left out."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return ()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(p.name for p in parameters if p.default is p.empty and p.kind not in variable)
 
 
 def describe(error: BaseException) -> str:

@@ -24,7 +24,7 @@ class Subject:
     """
 
     model: Any
-    """A torch module, an NNX or Equinox module, a Keras model, or the parameter tree beside a linen, Haiku or plain function."""
+    """A torch, NNX or Equinox module, a Keras model, or the parameter tree beside a linen, Haiku or plain function."""
     call: Callable[..., Any] | None = None
     """``call(model, **inputs)`` runs one forward pass; None means ``model(**inputs)``."""
     inputs: Mapping[str, Any] | None = None

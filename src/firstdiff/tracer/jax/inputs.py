@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
-import numpy as np
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def jax_input(value: np.ndarray, dtype: str) -> np.ndarray:

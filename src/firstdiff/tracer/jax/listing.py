@@ -50,5 +50,5 @@ def _activation(order: int, occurrence: Occurrence) -> Activation:
     )
 
 
-def _nowhere(event: Event) -> None:  # noqa: ARG001 - a sink's signature
+def _nowhere(event: Event) -> None:
     """A sink for a recording that does not run."""
