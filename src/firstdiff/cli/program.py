@@ -20,6 +20,7 @@ from firstdiff.cli.capture import capture
 from firstdiff.cli.check import check
 from firstdiff.cli.demo import demo
 from firstdiff.cli.diff import diff
+from firstdiff.cli.map import map_
 from firstdiff.cli.prompt import prompt
 from firstdiff.cli.recover import recover
 from firstdiff.cli.replay import replay
@@ -57,9 +58,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 for command in (
     *(capture, check, diff, show, recover, demo),
-    *(weights, replay, bisect, selfcheck, prompt),
+    *(weights, map_, replay, bisect, selfcheck, prompt),
 ):
-    app.command()(guarded(command))
+    app.command(command.__name__.rstrip("_"))(guarded(command))
 
 
 def print_version(wanted: bool) -> None:

@@ -69,7 +69,8 @@ def _head_columns(tensor: np.ndarray) -> np.ndarray:
 
 def _to_int8(tensor: np.ndarray) -> np.ndarray:
     step = np.abs(tensor).max(axis=1, keepdims=True) / 127
-    return np.rint(tensor / step) * step
+    rounded: np.ndarray = np.rint(tensor / step) * step
+    return rounded
 
 
 def _to_bfloat16(tensor: np.ndarray) -> np.ndarray:

@@ -20,6 +20,8 @@ from firstdiff.traces.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+__all__ = ["FAULTS", "Fault", "find"]
+
 FAULTS: dict[str, Fault] = {}
 
 

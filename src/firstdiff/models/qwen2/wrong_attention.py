@@ -76,8 +76,8 @@ def attention_in_bfloat16(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, scaling: float
 ) -> jax.Array:
     """Queries, keys and values rounded to bfloat16 first."""
-    rounded = (jax.lax.reduce_precision(x, 8, 7) for x in (q, k, v))
-    return ops.eager_attention_forward(*rounded, mask, scaling)
+    q, k, v = (jax.lax.reduce_precision(x, 8, 7) for x in (q, k, v))
+    return ops.eager_attention_forward(q, k, v, mask, scaling)
 
 
 def causal_mask_one_ahead(
