@@ -18,17 +18,7 @@ ROOMS = {
     "diff": {"traces"},
     "models": {"tracer", "traces"},
 }
-TOP = {
-    "traces",
-    "tracer",
-    "diff",
-    "models",
-    "inputs",
-    "inspection",
-    "recording",
-    "checking",
-    "version",
-}
+TOP = {place.stem for place in HOUSE.iterdir() if not place.stem.startswith("_")}
 FRAMEWORKS = {"torch", "jax", "jaxlib", "flax", "haiku", "equinox", "keras", "transformers"}
 GROUND = {"numpy", "h5py"}
 
@@ -48,7 +38,7 @@ def imports(source: str) -> set[str]:
 def rooms_imported(source: str) -> set[str]:
     """Rooms of the house that ``source`` imports."""
     parts = (name.split(".") for name in imports(source) if name.startswith("firstdiff."))
-    return {part[1] for part in parts if part[1] in TOP | {"cli", "demonstration"}}
+    return {part[1] for part in parts if part[1] in TOP}
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))

@@ -15,9 +15,10 @@ from firstdiff.bisection_traces import TraceBisection
 from firstdiff.diff.align import align
 from firstdiff.diff.inputs import check_inputs
 from firstdiff.diff.mapping import read_map
+from firstdiff.feeding import fit_inputs
 from firstdiff.inputs import trace_inputs
 from firstdiff.partial_runs import PartialRuns
-from firstdiff.recording import as_subject, fit_inputs
+from firstdiff.recording import as_subject
 from firstdiff.traces import open_trace
 from firstdiff.traces.errors import OptionError
 

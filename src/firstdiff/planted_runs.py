@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.feeding import fit_inputs
 from firstdiff.recorders import event_writer
-from firstdiff.recording import fit_inputs, is_torch_module
+from firstdiff.recording import is_torch_module
 from firstdiff.traces import Header, TraceWriter
 from firstdiff.traces.errors import OptionError
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.feeding import fit_inputs
 from firstdiff.inputs import trace_inputs
 from firstdiff.planted_runs import run_planted, tensors_of
-from firstdiff.recording import as_subject, capture, fit_inputs, is_torch_module
+from firstdiff.recording import as_subject, capture, is_torch_module
 from firstdiff.replay_floors import floors_in, judged_dtype, measured_floors, require_elements
 from firstdiff.traces import Trace, open_trace
 from firstdiff.traces.errors import OptionError

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from firstdiff.recording import as_subject, choose_inputs, fit_inputs
+from firstdiff.feeding import choose_inputs, fit_inputs
+from firstdiff.recording import as_subject
 from firstdiff.selfchecks import CHECKS, NotApplicable, Session
 from firstdiff.traces.errors import CaptureError, InputMismatch, OptionError, SubjectError
 
