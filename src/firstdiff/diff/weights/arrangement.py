@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 _MOST_AXES = 5
+_RUNS = 32
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,14 @@ def laid(arrangement: Arrangement, reference: np.ndarray) -> np.ndarray:
 def sampled(
     arrangement: Arrangement, count: int
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """Indices of up to ``count`` elements, spread evenly: of the reference and of the port."""
+    """Indices of up to ``count`` elements, in short runs spread evenly: of the reference and of the port.
+
+    Runs touch few pages of a mapped file, also where the axes are exchanged.
+    """
     size = prod(arrangement.shape)
-    flat = np.unique(np.linspace(0, size - 1, min(size, count)).astype(np.int64))
+    starts = np.linspace(0, max(size - count // _RUNS, 0), _RUNS).astype(np.int64)
+    runs = (starts[:, None] + np.arange(min(size, max(count // _RUNS, 1)))).reshape(-1)
+    flat = np.unique(runs) if size > count else np.arange(size)
     moved = np.unravel_index(flat, arrangement.moved or (1,))
     back = dict(zip(arrangement.order, moved, strict=False))
     ours = tuple(back[axis] for axis in range(len(arrangement.before)))
