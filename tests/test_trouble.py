@@ -230,7 +230,9 @@ def start(
     (tmp_path / "slow.py").write_text(textwrap.dedent(text))
     np.savez(tmp_path / "in.npz", x=np.ones((1, 4096), np.float32))
 
-    program = "from firstdiff.cli import main; main()"
+    # A shell that starts the suite in the background has Ctrl-C ignored, and children inherit that.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heard}; from firstdiff.cli import main; main()"
     if limit is not None:
         ignore = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)"
         bound = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"

@@ -115,8 +115,8 @@ def test_stateless_calls_and_other_methods(model, record):
     np.testing.assert_allclose(whole.value(""), plain.value(""), rtol=1e-6)
     part = record(model, lambda m, ids: m.blocks[0].norm(m.encode(ids)), {"ids": IDS})
     assert part.names == [
-        *(".encode(ids)", "embed(inputs)", "embed:", ".encode:"),
-        *("blocks.0.norm(inputs)", "blocks.0.norm:"),
+        *("(ids)", ".encode(ids)", "embed(inputs)", "embed:", ".encode:"),
+        *("blocks.0.norm(inputs)", "blocks.0.norm:", ":"),
     ]
 
 

@@ -171,7 +171,8 @@ class _Scheduler:
     def occurrence(self, tap: Tap, here: _Here) -> Occurrence:
         key = tap.key
         path = self.path(key.path, here)
-        if not path and not self.rooted and key.front_end != WHOLE_CALL:
+        called = key.method == "__call__" and key.front_end != WHOLE_CALL
+        if called and not path and not self.rooted:
             path = key.class_name or "root"
         call = (path, key.method, key.serial, tap.scope, here.trips)
         if call not in self.numbers:
