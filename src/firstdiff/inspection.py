@@ -62,10 +62,10 @@ def show(trace: str | Path | Trace, glob: str | None = None) -> Listing:
         OptionError: nothing matches.
     """
     with opened(trace) as opened_trace:
-        chosen = opened_trace.find(glob) if glob else opened_trace.activations
+        chosen = opened_trace.find(glob) if glob else opened_trace.recorded
         if glob and not chosen:
             raise OptionError(
-                f"{opened_trace.path}: no activation matches {glob!r} among {len(opened_trace.activations)}; "
+                f"{opened_trace.path}: no activation matches {glob!r} among {len(opened_trace.recorded)}; "
                 f"paths look like {_example(opened_trace)!r}, and * matches any part"
             )
         return Listing(
@@ -74,7 +74,7 @@ def show(trace: str | Path | Trace, glob: str | None = None) -> Listing:
             complete=opened_trace.complete,
             inputs={name: (i.dtype, tuple(i.shape)) for name, i in opened_trace.inputs.items()},
             activations=tuple(chosen),
-            total=len(opened_trace.activations),
+            total=len(opened_trace.recorded),
         )
 
 

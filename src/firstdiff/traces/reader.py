@@ -63,7 +63,17 @@ class Trace:
 
     @cached_property
     def activations(self) -> tuple[Activation, ...]:
-        """Every activation, in execution order."""
+        """Every activation of a module, in execution order."""
+        return tuple(a for a in self.recorded if a.key.level == "module")
+
+    @cached_property
+    def deeper(self) -> tuple[Activation, ...]:
+        """Every activation of a function or an operation inside a module, in execution order."""
+        return tuple(a for a in self.recorded if a.key.level != "module")
+
+    @cached_property
+    def recorded(self) -> tuple[Activation, ...]:
+        """Both together, in execution order."""
         return self._contents.activations()
 
     @cached_property
@@ -80,8 +90,8 @@ class Trace:
         return tuple(sorted(self._table_places))
 
     def find(self, glob: str) -> tuple[Activation, ...]:
-        """The activations whose module path matches ``glob`` (`*.self_attn.*`), in execution order."""
-        return tuple(a for a in self.activations if fnmatchcase(a.key.path, glob))
+        """The activations of all levels whose module path matches ``glob`` (`*.self_attn.*`), in execution order."""
+        return tuple(a for a in self.recorded if fnmatchcase(a.key.path, glob))
 
     def stored(self, activation: Activation) -> np.ndarray:
         """The storage array of an activation of this trace, read-only: bits for bfloat16, float8 and the like.

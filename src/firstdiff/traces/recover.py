@@ -65,7 +65,7 @@ class _Rescue:
 
     def write(self, target: Path) -> None:
         """Copy everything that is whole. Leaves no part file of ``target`` behind when it fails."""
-        activations = self.trace.activations
+        activations = self.trace.recorded
         digest = not activations or any(a.digest is not None for a in activations)
         # Under a name of its own: `target.part` may be the very file that is being rescued.
         staged = target.with_name(f"{target.name}.rescued")
@@ -116,7 +116,7 @@ class _Rescue:
 
     def _note(self) -> str:
         """What happened, for people."""
-        activations = self.trace.activations
+        activations = self.trace.recorded
         words = [
             f"Recovered from {self.trace.path.name}, which holds {len(activations)} activations."
         ]

@@ -12,6 +12,12 @@ FORMAT_VERSION = 1
 """Version of the file format. A reader refuses a trace of a newer one."""
 
 Site = Literal["input", "output"]
+Level = Literal["module", "function", "op"]
+"""How deep a capture looks: modules; also the functions that they call; also every operation."""
+FUNCTION_MARK = "()"
+"""Ends `Key.method` of a function: `apply_rotary_pos_emb()`."""
+OP_MARK = "::"
+"""Stands in `Key.method` of an operation, after its framework: `aten::mul`, `jax::dot_general`."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,19 @@ class Key:
     leaf: str = ""
     """Place inside the arguments (`hidden_states`, `position_embeddings.0`) or the result (`""`, `0`, `logits`)."""
     method: str = "forward"
-    """The method called: `forward` in PyTorch, `__call__` or `attend` in JAX."""
+    """The method called: `forward` in PyTorch, `__call__` or `attend` in JAX. Below the level of modules: the
+    function that the module ran, `rotate_half()`, or the operation, `aten::mul`."""
     call: int = 0
     """Call index: this is the n-th call of that method of that module in one step, from 0."""
     step: int = 0
     """The n-th forward pass of one capture, from 0."""
+
+    @property
+    def level(self) -> Level:
+        """Whether this names a value of a module, of a function that it called, or of an operation."""
+        if OP_MARK in self.method:
+            return "op"
+        return "function" if self.method.endswith(FUNCTION_MARK) else "module"
 
 
 @dataclass(frozen=True)
@@ -95,11 +109,11 @@ class Activation:
     shape: tuple[int, ...]
     """Shape; () for a scalar."""
     class_name: str = ""
-    """Class of the module, `Qwen2RMSNorm`."""
+    """Class of the module, `Qwen2RMSNorm`; of a function or an operation, the function whose code it stands in."""
     axes: tuple[Axis, ...] = ()
     """Enclosing transformations, outermost first."""
     source: str = ""
-    """`file:line` in the user's code that made the value, when known."""
+    """`file:line` in the user's code that made the value, when known; of a function, where it is called."""
     digest: Digest | None = None
     """Statistics computed at capture."""
     place: Place | None = None
