@@ -77,18 +77,16 @@ def _is_trace(path: Path) -> bool:
 
 
 def _of_trace(path: Path) -> _Loaded:
-    from firstdiff.diff.weights.table import read_tables
+    from firstdiff.diff.weights.traced import traced_modules, traced_side
 
     with open_trace(path) as trace:
-        side = read_tables(trace.table)
-        classes = dict(trace.header.modules)
-        ran = dict.fromkeys(activation.key.path for activation in trace.activations)
+        side, modules = traced_side(trace), traced_modules(trace)
     if side is None:
         raise OptionError(
             f"{path}: this trace holds no digests of parameters; give the checkpoint or the subject instead, "
             f"or capture it again"
         )
-    return _Loaded(side, tuple((path, classes.get(path, "")) for path in ran))
+    return _Loaded(side, modules)
 
 
 def map_modules(

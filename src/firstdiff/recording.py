@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from firstdiff.feeding import choose_inputs, fit_inputs
+from firstdiff.kept_weights import keep_weights, kept
 from firstdiff.models.loading import load_subject
 from firstdiff.models.subject import Subject
 from firstdiff.recorders import Plan, recorder_for
@@ -88,6 +89,7 @@ def record(
     inputs_only: bool = False,
     outputs_only: bool = False,
     digest: bool = False,
+    weights: bool | None = None,
     floor: Sequence[str] | None = None,
     attn_implementation: str = "eager",
     trust_remote_code: bool = False,
@@ -112,6 +114,7 @@ def record(
         select: keep modules whose path matches any of these globs.
         inputs_only, outputs_only: record only what modules receive, or only what they return.
         digest: keep statistics, not elements.
+        weights: True keeps every parameter in full, None digests of them, False nothing.
         floor: dtypes whose noise floor is recorded (PyTorch); None means the model's own and bfloat16.
         mode: `jit` or `eager`, for JAX; ``exact`` compiles without excess precision.
         stream: JAX: write each value while the model runs (one device); bounds the memory.
@@ -150,6 +153,7 @@ def record(
     with writing(output, first, digest=digest, force=force) as writer:
         for name, tensor in fitted.items():
             writer.write_input(name, tensor.value, dtype=tensor.dtype)
+        notes = (*notes, *keep_weights(given, writer, kept(weights), progress))
         header = recorder(given, fitted, writer, plan, first)
         progress("closing the trace")
         header = replace(header, notes=(*header.notes, *notes))
@@ -161,12 +165,13 @@ def record(
 def record_block(output: str | Path, model: Any, **options: Any) -> Iterator[None]:
     """Record every forward of the torch module ``model`` inside the block; each is a step.
 
-    Options: ``select``, ``inputs_only``, ``outputs_only``, ``digest``, ``force``, as in `record`.
+    Options: ``select``, ``inputs_only``, ``outputs_only``, ``digest``, ``weights``, ``force``, as in `record`.
     """
     from firstdiff.recorders import torch_block
 
     force, digest = options.pop("force", False), options.pop("digest", False)
     sites = _sites(options.pop("inputs_only", False), options.pop("outputs_only", False))
+    wanted = kept(options.pop("weights", None))
     selection = Selection(tuple(options.pop("select", ())), sites)
     if options:
         raise OptionError(f"capture: no option {', '.join(options)} when recording a block of code")
@@ -178,8 +183,10 @@ def record_block(output: str | Path, model: Any, **options: Any) -> Iterator[Non
             model, writer, selection, first
         )
         with block as finished:
+            notes = keep_weights(subject, writer, wanted, lambda _message: None)
             yield
-        writer.finish(finished())
+        header = finished()
+        writer.finish(replace(header, notes=(*header.notes, *notes)))
 
 
 @contextmanager

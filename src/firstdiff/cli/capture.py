@@ -36,6 +36,7 @@ def capture(
     inputs_of: options.InputsOnly = False,
     outputs_only: options.OutputsOnly = False,
     digest: options.Digest = False,
+    weights: options.Weights = None,
     floor: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,6 +81,7 @@ def capture(
             inputs_only=inputs_of,
             outputs_only=outputs_only,
             digest=digest,
+            weights=weights,
             floor=() if no_floor else (tuple(floor) if floor else None),
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,

@@ -22,6 +22,13 @@ OutputsOnly = Annotated[
 Digest = Annotated[
     bool, typer.Option("--digest", help="Keep statistics of every activation, not its elements.")
 ]
+Weights = Annotated[
+    bool | None,
+    typer.Option(
+        "--weights/--no-weights",
+        help="Keep every parameter in full, or nothing of them; default: digests.",
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(

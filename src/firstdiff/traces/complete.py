@@ -60,6 +60,12 @@ class CompleteContents(Contents):
         found = self._activations("inputs_index", "inputs_sketch")
         return {activation.key.path: activation for activation in found}
 
+    def parameters(self) -> dict[str, Activation]:
+        if "parameters_index" not in self._file:
+            return {}
+        found = self._activations("parameters_index", "")
+        return {activation.key.path: activation for activation in found}
+
     def tables(self) -> dict[str, TablePlace]:
         found: dict[str, TablePlace] = {}
 
@@ -92,7 +98,7 @@ class CompleteContents(Contents):
     def _activations(self, index: str, sketch: str) -> tuple[Activation, ...]:
         table = self._array(index, 1)
         check_columns(table.dtype)
-        sketches = self._array(sketch, 2) if sketch in self._file else None
+        sketches = self._array(sketch, 2) if sketch and sketch in self._file else None
         if sketches is not None and (
             sketches.dtype != np.dtype("<f8") or sketches.shape != (len(table), SKETCH)
         ):

@@ -41,6 +41,10 @@ class Contents(ABC):
         """The model's inputs by name, each as an activation."""
 
     @abstractmethod
+    def parameters(self) -> dict[str, Activation]:
+        """The model's parameters by name, each as an activation; empty where only digests were kept."""
+
+    @abstractmethod
     def tables(self) -> dict[str, TablePlace]:
         """The tables by name."""
 

@@ -53,6 +53,11 @@ def input_name(name: str) -> str:
     return f"/inputs/{_component(name)}"
 
 
+def parameter_name(name: str) -> str:
+    """HDF5 path of a parameter of the model."""
+    return f"/parameters/{_component(name)}"
+
+
 def table_name(name: str) -> str:
     """HDF5 path of a table; a `/` in its name makes a group, as in `floor/free/bfloat16`."""
     return "/tables/" + "/".join(_component(part) for part in name.split("/"))

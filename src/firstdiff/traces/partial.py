@@ -36,7 +36,7 @@ class PartialContents(Contents):
         self.header = self._read_header()
         self._bases = {
             place.dataset: record.address - place.offset
-            for kind in (Kind.ACTIVATION, Kind.INPUT)
+            for kind in (Kind.ACTIVATION, Kind.INPUT, Kind.PARAMETER)
             for record in self._records[kind]
             if (place := record.activation.place) is not None
         }
@@ -46,6 +46,10 @@ class PartialContents(Contents):
 
     def inputs(self) -> dict[str, Activation]:
         found = (record.activation for record in self._records[Kind.INPUT])
+        return {activation.key.path: activation for activation in found}
+
+    def parameters(self) -> dict[str, Activation]:
+        found = (record.activation for record in self._records[Kind.PARAMETER])
         return {activation.key.path: activation for activation in found}
 
     def tables(self) -> dict[str, TablePlace]:

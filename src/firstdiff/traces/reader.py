@@ -85,6 +85,11 @@ class Trace:
         }
 
     @cached_property
+    def parameters(self) -> dict[str, Activation]:
+        """The model's parameters by name, where the capture kept them in full: `stored` gives their values."""
+        return self._contents.parameters()
+
+    @cached_property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables, sorted."""
         return tuple(sorted(self._table_places))
@@ -96,8 +101,11 @@ class Trace:
     def stored(self, activation: Activation) -> np.ndarray:
         """The storage array of an activation of this trace, read-only: bits for bfloat16, float8 and the like.
 
-        A view of the mapped file. Raises `TraceError` for a digest-only trace and a damaged file.
+        A view of the mapped file; of a part (`part.part_of`) perhaps a copy. Raises `TraceError` for a digest-only
+        trace and a damaged file.
         """
+        if activation.part is not None:
+            return activation.part.cut.of(self.stored(activation.part.whole))
         place = activation.place
         if place is None:
             raise TraceError(

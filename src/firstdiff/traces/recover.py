@@ -73,6 +73,8 @@ class _Rescue:
         try:
             with writer:
                 self._copy_inputs(writer)
+                for name, found in self.trace.parameters.items():
+                    writer.write_parameter(name, self.trace.stored(found), dtype=found.dtype)
                 for activation in activations:
                     self._copy(writer, activation)
                 for name in self.trace.tables:

@@ -29,6 +29,7 @@ class Kind(IntEnum):
     TABLE = 3
     HEADER = 4
     END = 5
+    PARAMETER = 6
 
 
 NUMBERS = np.dtype(

@@ -10,7 +10,7 @@ from firstdiff.traces.digest import digest as digest_of
 from firstdiff.traces.draft import Draft, make_room
 from firstdiff.traces.dtypes import as_stored, stored_dtype
 from firstdiff.traces.errors import CaptureError
-from firstdiff.traces.names import describe, input_name, part_of, table_name
+from firstdiff.traces.names import describe, input_name, parameter_name, part_of, table_name
 from firstdiff.traces.rows import Kind, decode_row, encode_row
 from firstdiff.traces.schema import Activation, Key
 from firstdiff.traces.tables import check_table, describe_table
@@ -58,6 +58,7 @@ class TraceWriter:
         self._rows: list[bytes] = []
         self._sketches: list[np.ndarray | None] = []
         self._inputs: dict[str, tuple[bytes, np.ndarray | None]] = {}
+        self._parameters: dict[str, bytes] = {}
         self._tables: set[str] = set()
         self._open = False
         make_room(self.path, self.part, overwrite=overwrite)
@@ -155,6 +156,22 @@ class TraceWriter:
             self._fail(f"input {name!r}", error)
         self._inputs[name] = row, activation.digest.sketch if activation.digest else None
 
+    def write_parameter(self, name: str, value: np.ndarray, *, dtype: str) -> None:
+        """Commit a parameter of the model in full, also in a digest-only trace. Raises `CaptureError` like `write`."""
+        key = Key(name, "input")
+        if not self._open or name in self._parameters:
+            self._refuse(key)
+        value = as_stored(value, dtype, f"parameter {name}")
+        try:
+            place, address = self._draft.keep_dataset(parameter_name(name), value, dtype)
+            order = len(self._parameters)
+            found = Activation(order, key, dtype, value.shape, place=place)
+            row = encode_row(Kind.PARAMETER, found, address)
+            self._draft.commit(row)
+        except OSError as error:
+            self._fail(f"parameter {name!r}", error)
+        self._parameters[name] = row
+
     def write_table(self, name: str, rows: np.ndarray) -> None:
         """Commit a table: a 1-D structured array of plain numbers and fixed-length bytes.
 
@@ -190,6 +207,8 @@ class TraceWriter:
         try:
             self._draft.write_index("", self._rows, self._sketches)
             self._draft.write_index("inputs_", [row for row, _ in inputs], [s for _, s in inputs])
+            if self._parameters:
+                self._draft.write_index("parameters_", list(self._parameters.values()), [])
             if header is not None and header != self._header:
                 self._draft.replace_header(header)
             self._draft.publish(self.path)
