@@ -1,35 +1,44 @@
 """What the verdict is worth: seeded faults found and named, and false alarms, on a tiny Qwen2 against Hugging Face.
 
-    python benchmarks/verdict.py [--ports linen nnx] [--dtypes float32 bfloat16] [--seeds 0 1] [--modes jit eager]
-                                 [--faults NAME ...] [--verbose]
+    python benchmarks/verdict.py [--faults GLOB ...] [--dtypes float32 bfloat16] [--seeds 0 1] [--ports linen nnx]
+                                 [--modes jit eager] [--digest-only] [--keep FOLDER] [--verbose]
 
 Every fault of `firstdiff.models.FAULTS` is seeded into every port, captured and compared with the reference's trace,
 from the two traces alone. The rules that people use are judged on the same traces: the first tensor that fails one.
 A cause is *coarse* when it is true and says less than the seeded one (a constant offset, for a missing bias).
+
+One reference a seed and dtype, everything in one process: about a second a fault. With ``--keep`` the traces and the
+compiled programs stay in FOLDER, and another run only compares; delete it when ports, faults or tracers change.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 
 from firstdiff.diff import diff
 from firstdiff.diff.explain import explain_row
 from firstdiff.models import FAULTS, qwen2
 from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
 from firstdiff.recording import record
-from firstdiff.traces import Trace, open_trace
-from firstdiff.traces.padding import padding_mask, valid_elements
+from firstdiff.traces import Trace, TraceWriter, open_trace
+from firstdiff.traces.padding import padding_mask
+from rules import RULES, first_failures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    import numpy as np
 
     from firstdiff.diff import Diff, Row
     from firstdiff.models.faults import Fault
@@ -42,9 +51,23 @@ COARSE = {
     "kernel unrelated": {"head not tied", "kernel transposed", "weights swapped"},
 }
 """What a coarse cause is true of."""
-TOLERANCE = {"float32": (1.3e-6, 1e-5), "bfloat16": (1.6e-2, 1e-5), "float16": (1e-3, 1e-5)}
-"""rtol and atol of torch.testing.assert_close."""
-RULES = ("allclose", "PCC < 0.99", "rel_diff > 1e-3")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for one right port and all its faults."""
+
+    dtype: str
+    port: str
+    mode: str
+    seed: int
+    digest: bool
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        digest = " digest only" if self.digest else ""
+        return f"{self.dtype} {self.port} {self.mode} seed {self.seed}{digest}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +79,7 @@ class Outcome:
     alarm: bool
     """Whether anything was called a divergence."""
     placed: bool
-    """Whether the first one is where the fault is."""
+    """Whether the first one is where the fault is; of a harmless fault, whether the first that differs is."""
     cause: str
     """`named`, `coarse`, `hinted`, `none` or `WRONG`."""
     rules: dict[str, tuple[bool, bool]]
@@ -64,40 +87,56 @@ class Outcome:
     words: str
     """What was said."""
 
+    @property
+    def harmless(self) -> bool:
+        """Whether the fault has no effect on the result."""
+        return bool(self.fault) and FAULTS[self.fault].harmless
+
 
 def outcome(reference: Path, port: Path, fault: Fault | None) -> Outcome:
     """Compare two traces, and see whether what is said is true."""
     result = diff(reference, port)
     with open_trace(reference) as ours, open_trace(port) as theirs:
-        first = result.first or next((row for row in result.rows if row.healed), None)
-        placed = fault is not None and first is not None and is_place(first, fault)
-        cause, words = judged(result, first, fault, ours, theirs)
-        rules = {rule: by_rule(rule, result, fault, ours, theirs, mask_of(ours)) for rule in RULES}
+        first = result.first
+        if first is None and fault is not None and fault.harmless:
+            first = next((row for row in result.rows if row.healed), None)
+        mask = mask_of(ours)
+        cause, words = judged(result, first, fault, ours, theirs, mask)
+        rules = {
+            rule: (row is not None, is_place(row, fault))
+            for rule, row in first_failures(result, ours, theirs, mask).items()
+        }
     alarm = result.finding is not None
-    return Outcome(fault.name if fault else "", alarm, placed, cause, rules, words)
+    name = fault.name if fault else ""
+    return Outcome(name, alarm, is_place(first, fault), cause, rules, words)
 
 
-def is_place(row: Row, fault: Fault) -> bool:
+def is_place(row: Row | None, fault: Fault | None) -> bool:
     """Whether ``row`` is the first wrong activation of ``fault``."""
+    if row is None or fault is None:
+        return False
     return (row.name, row.key.site) == (fault.activation, fault.site)
 
 
 def judged(
-    result: Diff, first: Row | None, fault: Fault | None, ours: Trace, theirs: Trace
-) -> tuple[str, str]:
+    result: Diff, first: Row | None, fault: Fault | None,
+    ours: Trace, theirs: Trace, mask: np.ndarray | None,
+) -> tuple[str, str]:  # fmt: skip
     """What the explanation is worth, and what it says."""
     found = result.explanation
     if found is None and first is not None and fault is not None and fault.harmless:
-        found = explain_row(ours, theirs, result.rows, first, mask_of(ours))
+        found = explain_row(ours, theirs, result.rows, first, mask)
     if found is None:
         return "none", result.summary
+    where = f"{first.name} {first.label}: " if first is not None else ""
+    said = where + found.sentence
     if found.cause is None:
         hinted = fault is not None and fault.cause in [hint.cause for hint in found.hints]
-        return "hinted" if hinted else "none", found.sentence
+        return "hinted" if hinted else "none", said
     if fault is not None and found.cause == fault.cause:
-        return "named", found.sentence
+        return "named", said
     coarse = fault is not None and fault.cause in COARSE.get(found.cause, ())
-    return "coarse" if coarse else "WRONG", found.sentence
+    return "coarse" if coarse else "WRONG", said
 
 
 def mask_of(trace: Trace) -> np.ndarray | None:
@@ -105,85 +144,79 @@ def mask_of(trace: Trace) -> np.ndarray | None:
     return padding_mask({name: trace.input_values(name) for name in trace.inputs})
 
 
-def by_rule(
-    rule: str,
-    result: Diff,
-    fault: Fault | None,
-    ours: Trace,
-    theirs: Trace,
-    mask: np.ndarray | None,
-) -> tuple[bool, bool]:
-    """Whether ``rule`` fails any tensor, and whether the first one it fails is the fault's place."""
-    for row in result.rows:
-        if row.pair is None or row.layout is None or row.pair.reference.place is None:
-            continue
-        a = np.asarray(row.layout.reference(ours.values(row.pair.reference)), np.float64)
-        b = np.asarray(row.layout.port(theirs.values(row.pair.port)), np.float64)
-        real = valid_elements(a.shape, mask)
-        if real is not None:
-            keep = np.broadcast_to(real, a.shape)
-            a, b = a[keep], b[keep]
-        if fails(rule, a.reshape(-1), b.reshape(-1), result.dtype):
-            return True, fault is not None and is_place(row, fault)
-    return False, False
+class Traces:
+    """The traces of a run, made when they are first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def checkpoint(self, seed: int) -> Path:
+        """The weights of a seed."""
+        path = self.folder / f"checkpoint-{seed}"
+        return path if path.exists() else write_checkpoint(path, seed=seed)
+
+    def reference(self, seed: int, dtype: str) -> Path:
+        """Hugging Face's trace."""
+        path = self.folder / f"reference-{dtype}-{seed}.h5"
+        if not path.exists():
+            subject, inputs = f"hf:{self.checkpoint(seed)}", discriminating_inputs(seed=seed)
+            record(subject, path, inputs=inputs, dtype=dtype, floor=(dtype,), verify=False)
+        return path
+
+    def port(self, setting: Setting, fault: Fault | None) -> Path:
+        """The port's trace; ``fault`` None for the right one."""
+        s, name = setting, fault.name if fault else "right"
+        path = self.folder / f"{s.port}-{s.mode}-{s.dtype}-{s.seed}-{name}.h5"
+        if not path.exists():
+            subject = qwen2.subject(s.port, self.checkpoint(s.seed), fault=fault, dtype=s.dtype)
+            inputs = discriminating_inputs(seed=s.seed)
+            record(subject, path, inputs=inputs, mode=s.mode, verify=False)
+        return path
+
+    def digests(self, full: Path) -> Path:
+        """The same trace without elements, as `capture --digest` writes it."""
+        path = full.with_name(f"digest-{full.name}")
+        if not path.exists():
+            with open_trace(full) as trace, TraceWriter(path, trace.header, digest_only=True) as w:
+                for name, given in trace.inputs.items():
+                    w.write_input(name, trace.input(name), dtype=given.dtype)
+                for activation in trace.activations:
+                    w.write_digest(activation)
+                for name in (n for n in trace.tables if n.startswith("floor/free/")):
+                    rows = trace.table(name)
+                    assert rows is not None, "a table that is listed"
+                    w.write_table(name, rows)
+                w.finish()
+        return path
+
+    def clean(self, path: Path) -> None:
+        """Forget a port's trace."""
+        for file in (path, path.with_name(f"digest-{path.name}")):
+            file.unlink(missing_ok=True)
 
 
-def fails(rule: str, a: np.ndarray, b: np.ndarray, dtype: str) -> bool:
-    """Whether two tensors fail one of `RULES`."""
-    if np.array_equal(a, b):
-        return False
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return True
-    if rule == "allclose":
-        rtol, atol = TOLERANCE[dtype]
-        return not np.allclose(b, a, rtol=rtol, atol=atol)
-    scale = max(np.abs(a).max(), np.abs(b).max(), 1e-30)
-    a, b = a / scale, b / scale
-    if rule == "PCC < 0.99":
-        if not a.std() or not b.std():
-            return True
-        return bool(np.corrcoef(a, b)[0, 1] < 0.99)
-    return bool(1 - 2 * (a @ b) / max(a @ a + b @ b, 1e-300) > 1e-3)
-
-
-def runs(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[Outcome]]]:
-    """Every setting with its outcomes, the right port first."""
+def settings(arguments: argparse.Namespace) -> Iterator[Setting]:
+    """Every setting that was asked for."""
     for seed in arguments.seeds:
-        checkpoint = write_checkpoint(folder / f"checkpoint-{seed}", seed=seed)
-        inputs = discriminating_inputs(seed=seed)
         for dtype in arguments.dtypes:
-            reference = folder / "reference.h5"
-            record(
-                f"hf:{checkpoint}",
-                reference,
-                inputs=inputs,
-                dtype=dtype,
-                floor=(dtype,),
-                force=True,
-            )
             for port in arguments.ports:
                 for mode in arguments.modes:
-                    yield (
-                        f"{dtype} {port} {mode} seed {seed}",
-                        list(
-                            outcomes(
-                                arguments, folder, checkpoint, reference, inputs, dtype, port, mode
-                            )
-                        ),
-                    )
+                    yield Setting(dtype, port, mode, seed, arguments.digest_only)
 
 
-def outcomes(
-    arguments: argparse.Namespace, folder: Path, checkpoint: Path, reference: Path,
-    inputs: dict[str, np.ndarray], dtype: str, port: str, mode: str,
-) -> Iterator[Outcome]:  # fmt: skip
+def outcomes(traces: Traces, setting: Setting, names: Iterable[str], keep: bool) -> list[Outcome]:
     """The outcome of the right port and of every fault, in one setting."""
-    for name in ("", *arguments.faults):
+    reference = traces.reference(setting.seed, setting.dtype)
+    found = []
+    for name in ("", *names):
         fault = FAULTS[name] if name else None
-        subject = qwen2.subject(port, checkpoint, fault=fault, dtype=dtype)
-        path = folder / "port.h5"
-        record(subject, path, inputs=inputs, mode=mode, verify=False, force=True)
-        yield outcome(reference, path, fault)
+        port = traces.port(setting, fault)
+        sides = [traces.digests(p) if setting.digest else p for p in (reference, port)]
+        found.append(outcome(sides[0], sides[1], fault))
+        if not keep:
+            traces.clean(port)
+    return found
 
 
 def table(title: str, found: Iterable[Outcome]) -> list[str]:
@@ -191,11 +224,12 @@ def table(title: str, found: Iterable[Outcome]) -> list[str]:
     found = list(found)
     right, wrong = [o for o in found if not o.fault], [o for o in found if o.fault]
     causes = Counter(o.cause for o in wrong)
-    seen = [o for o in wrong if o.placed or o.alarm]
+    harmful, harmless = [o for o in wrong if not o.harmless], [o for o in wrong if o.harmless]
     lines = [
         f"{title}: {len(wrong)} faults, {len(right)} right ports",
-        f"  noticed                           {share(len(seen), len(wrong))}",
         f"  place found exactly               {share(sum(o.placed for o in wrong), len(wrong))}",
+        f"  called a divergence, harmful      {share(sum(o.alarm for o in harmful), len(harmful))}",
+        f"  called a divergence, harmless     {share(sum(o.alarm for o in harmless), len(harmless))}",
         f"  cause named                       {share(causes['named'], len(wrong))}",
         f"  cause named coarsely              {share(causes['coarse'], len(wrong))}",
         f"  cause among three (or named)      {share(causes['named'] + causes['hinted'], len(wrong))}",
@@ -210,9 +244,32 @@ def table(title: str, found: Iterable[Outcome]) -> list[str]:
     return lines
 
 
+def misses(found: Iterable[Outcome], *, verbose: bool) -> Iterator[str]:
+    """What was said wherever it was not the whole truth; with ``verbose`` everywhere."""
+    for o in found:
+        if o.fault and (verbose or o.cause != "named" or not o.placed or o.alarm == o.harmless):
+            place = "" if o.placed else " MISPLACED"
+            alarm = "" if o.alarm != o.harmless else " ALARM" if o.alarm else " NO ALARM"
+            yield f"    {o.fault} ({FAULTS[o.fault].cause}): {o.cause}{place}{alarm}: {o.words}"
+
+
 def share(part: int, whole: int) -> str:
     """`18/19  95 %`."""
     return f"{part:>4}/{whole:<4}{100 * part / whole if whole else 0:4.0f} %"
+
+
+def chosen(globs: Iterable[str]) -> list[str]:
+    """Faults whose name matches one of ``globs``."""
+    return [name for name in FAULTS if any(fnmatchcase(name, glob) for glob in globs)]
+
+
+def compile_once(folder: Path) -> None:
+    """Keep compiled programs: faults in the weights, and other seeds, share them."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def main() -> None:
@@ -222,19 +279,26 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--modes", nargs="+", default=["jit"], choices=("jit", "eager"))
-    parser.add_argument("--faults", nargs="*", default=list(FAULTS))
+    parser.add_argument("--faults", nargs="*", default=["*"], metavar="GLOB")
+    parser.add_argument("--digest-only", action="store_true", help="compare digests, not elements")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep traces and programs here")
     parser.add_argument("--verbose", action="store_true", help="also what was said of each fault")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message="Explicitly requested dtype")
     every: dict[str, list[Outcome]] = {}
     with tempfile.TemporaryDirectory(prefix="firstdiff-") as scratch:
-        for title, found in runs(arguments, Path(scratch)):
-            print("\n".join(table(title, found)), flush=True)
-            every.setdefault(title.split()[0], []).extend(found)
-            for o in found:
-                if o.fault and (arguments.verbose or o.cause != "named" or not o.placed):
-                    place = "" if o.placed else " MISPLACED"
-                    print(f"    {o.fault} ({FAULTS[o.fault].cause}): {o.cause}{place}: {o.words}")
+        folder = arguments.keep or Path(scratch)
+        compile_once(folder / "compiled")
+        traces, names = Traces(folder), chosen(arguments.faults)
+        for setting in settings(arguments):
+            found = outcomes(traces, setting, names, keep=arguments.keep is not None)
+            print(
+                "\n".join(
+                    [*table(setting.title, found), *misses(found, verbose=arguments.verbose)]
+                ),
+                flush=True,
+            )
+            every.setdefault(setting.dtype, []).extend(found)
     for dtype, found in every.items():
         print("\n".join(table(f"{dtype}, all settings", found)))
 
