@@ -66,6 +66,10 @@ class Recorder:
         self._caches = CacheGrowth()
         self.step = 0
         """Index of the running forward pass, or of the last one."""
+        self.functions: dict[str, str] = {}
+        """Where the functions that were recorded are defined, `file:line` by `Key.method`."""
+        self.emitting = False
+        """Whether a tensor is being copied right now: operations that run are the recorder's own."""
 
     def __enter__(self) -> Recorder:
         try:
@@ -104,7 +108,8 @@ class Recorder:
                 self._note(f"{path or 'the model'}: compiled, so nothing inside is seen")
             return False
         wanted = any(self._selection.wants(path, site) for site in self._selection.sites)
-        return wanted or module is self._model
+        # A look into modules must know which one runs, recorded or not.
+        return wanted or module is self._model or self._selection.level != "module"
 
     def _attach(self, module: nn.Module) -> None:
         self._parameters[module] = Parameters.of(module.forward)
@@ -157,23 +162,37 @@ class Recorder:
     def _emit_tensor(
         self, module: nn.Module, site: Site, call: int, leaf: str, tensor: torch.Tensor
     ) -> None:
-        path = self.tree.paths[module]
+        key = Key(self.tree.paths[module], site, leaf, "forward", call, self.step)
+        if self.emit(key, tensor, type(module).__name__):
+            self.recorded.add(key.path)
+
+    @property
+    def running(self) -> str | None:
+        """Path of the module whose code runs now; None outside the model."""
+        return self.tree.paths[self._running[-1][0]] if self._running else None
+
+    def emit(self, key: Key, tensor: torch.Tensor, class_name: str, source: str = "") -> bool:
+        """Send the event of one tensor; False, with a note, when it has no values to record."""
+        self.emitting = True
         try:
             array, dtype = storage_array(tensor)
+            same = self._same(tensor, array, key)
+            self.send(Event(key, array, dtype, class_name, source=source, same_as=same))
         except Unrecordable as reason:
-            place = f"{path or 'the model'} {site} {leaf}".rstrip()
+            place = f"{key.path or 'the model'} {key.site} {key.leaf}".rstrip()
             self._note(f"{place}: not recorded, {reason}")
-            return
-        key = Key(path, site, leaf, "forward", call, self.step)
-        event = Event(
-            key, array, dtype, type(module).__name__, same_as=self._same(tensor, array, key)
-        )
+            return False
+        finally:
+            self.emitting = False
+        return True
+
+    def send(self, event: Event) -> None:
+        """Give ``event`` to the sink; what it raises is kept, in case the model swallows it."""
         try:
             self._sink(event)
         except BaseException as error:
             self.failure = self.failure or error
             raise
-        self.recorded.add(path)
 
     def _same(self, tensor: torch.Tensor, array: np.ndarray, key: Key) -> Key | None:
         """Key under which this very tensor, unchanged, was recorded before; None (and remembered)

@@ -19,6 +19,7 @@ from firstdiff.tracer.outputs import Value, distance, values
 from firstdiff.tracer.selection import Selection
 from firstdiff.tracer.state import rewindable
 from firstdiff.tracer.switches import model_device, model_dtype, precision_switches, versions
+from firstdiff.tracer.torch_inside import inside
 from firstdiff.traces.errors import CaptureError, FirstdiffError, SubjectError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class TorchCapture:
     """Number of parameter elements, shared ones counted once."""
     steps: int
     """Forward passes of the model."""
+    functions: dict[str, str]
+    """Where the model's own functions that ran are defined, `file:line` by `Key.method`; empty at module level."""
 
 
 @contextmanager
@@ -70,7 +73,10 @@ def recording(
     An exception of the sink is raised even if the model swallowed it. The hooks are gone
     afterwards, whatever happens. Raises CaptureError when nothing at all was recorded.
     """
-    with Recorder(model, sink, selection) as recorder:
+    with (
+        Recorder(model, sink, selection) as recorder,
+        inside(model, recorder, selection) as recorder.functions,
+    ):
         yield recorder
     if recorder.failure is not None:
         raise recorder.failure
@@ -161,6 +167,7 @@ def describe(
         notes=tuple(notes),
         parameters=sum(p.numel() for p in model.parameters()),
         steps=recorder.step + 1,
+        functions=dict(recorder.functions),
     )
 
 
