@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from firstdiff.decoders import JaxDecoding, decoding_call
+from firstdiff.decoding import described
 from firstdiff.traces import Header, TraceWriter
 from firstdiff.traces.errors import OptionError, SubjectError
 
 if TYPE_CHECKING:
+    from firstdiff.decoding import Decoding
     from firstdiff.inputs import Inputs
     from firstdiff.models.subject import Subject
     from firstdiff.tracer.events import Event, Sink
@@ -42,6 +45,8 @@ class Plan:
     """Dtypes whose noise floor is recorded; None means the model's own and bfloat16."""
     digest: bool = False
     """Whether elements are left out."""
+    decoding: Decoding | None = None
+    """How far to decode after the prompt; None records one forward pass."""
     progress: Callable[[str], None] = lambda _message: None
     """Is told what is going on."""
 
@@ -70,11 +75,15 @@ def record_torch(
 
     _refuse_jax_options(plan)
     plan.progress("running the model under hooks")
+    sink, decoder = event_writer(writer), None
+    if plan.decoding is not None:
+        subject, decoder = decoding_call(subject, plan.decoding)
+        sink = decoder.cropped(sink)
     done = capture_torch(
         subject.model,
         subject.call,
         tensors(),
-        sink=event_writer(writer),
+        sink=sink,
         selection=plan.selection,
         verify=plan.verify,
     )
@@ -111,6 +120,8 @@ def record_torch(
             }
             notes = (*notes, *more)
     made = _torch_header(header, subject, done)
+    if decoder is not None and plan.decoding is not None:
+        made = described(made, plan.decoding, decoder.fed)
     return replace(made, notes=(*made.notes, *notes), extra={**made.extra, "floors": floors})
 
 
@@ -181,11 +192,16 @@ def record_jax(
             "--floor: noise floors are recorded with the PyTorch reference, not with a JAX port"
         )
     plan.progress("tracing and running the port")
+    sink, call, decoder = event_writer(writer), subject.call, None
+    given: Any = {name: jax_input(found.value, found.dtype) for name, found in inputs.items()}
+    if plan.decoding is not None:
+        given = decoder = JaxDecoding(subject, inputs, plan.decoding)
+        call, sink = decoder.call, decoder.cropped(sink)
     done = capture_jax(
         subject.model,
-        subject.call,
-        {name: jax_input(given.value, given.dtype) for name, given in inputs.items()},
-        sink=event_writer(writer),
+        call,
+        given,
+        sink=sink,
         selection=plan.selection,
         mode=plan.mode,
         exact=plan.exact,
@@ -196,6 +212,8 @@ def record_jax(
         passes=plan.passes,
         max_iterations=plan.max_iterations,
     )
+    if decoder is not None and plan.decoding is not None:
+        header = described(header, plan.decoding, decoder.fed)
     return replace(
         header,
         framework="jax",

@@ -7,7 +7,7 @@ The floor of p is max(D(p), 0.4 u): one rounding to nearest makes about 0.39 u o
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from firstdiff.traces.dtypes import unit_roundoff
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from firstdiff.traces.schema import Activation
+    from firstdiff.traces.schema import Activation, Key
 
 ONE_ROUNDING = 0.4
 """Relative L2 of one rounding, in units of u: 1/sqrt(3)/1.47 = 0.39 for mantissas spread evenly over a binade."""
@@ -81,6 +81,7 @@ class Floors:
         self._rows: dict[int, tuple[float, float]] = {}
         if table is not None:
             self._rows = {int(r["order"]): (float(r["error"]), float(r["scale"])) for r in table}
+        self._all_steps = self._largest_of_steps()
 
     def of(self, reference: Activation, port: Activation, reference_l2: float, valid: int) -> Floor:
         """The floor of a pair whose reference has ``valid`` elements of norm ``reference_l2``.
@@ -99,9 +100,20 @@ class Floors:
         if scale == 0:
             return Floor(least, unit, max(error, absolute))
         drift = error / scale
+        if reference.key.step:
+            drift = max(drift, self._all_steps[replace(reference.key, step=0)])
         if valid < TINY:
             drift = max(drift, self._neighbour(reference))
         return Floor(max(drift, least), unit, absolute)
+
+    def _largest_of_steps(self) -> dict[Key, float]:
+        """The largest D of each place over all steps of decoding: one token's alone is small or large by luck."""
+        found: dict[Key, float] = {}
+        for activation in self._activations:
+            error, scale = self._rows.get(activation.order, (0.0, 0.0))
+            place = replace(activation.key, step=0)
+            found[place] = max(found.get(place, 0.0), error / scale if scale > 0 else 0.0)
+        return found
 
     def _stand_in(self, unit: float, absolute: float) -> Floor:
         multiple = STAND_IN.get(self.dtype, _OTHER_STAND_IN)

@@ -37,3 +37,11 @@ class Subject:
     """The linen module, where the user wants modules that never fired listed beyond what the parameter tree shows."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The model's configuration, for the header; found by itself for Hugging Face models."""
+    step: Callable[..., tuple[Any, Any]] | None = None
+    """``step(model, cache, **inputs)`` runs new tokens after those in ``cache`` and returns (what ``call`` returns for
+    them, the cache with them in it). Inputs: `input_ids`[batch, new tokens]; where ``step`` takes them, `position_ids`
+    of the same shape and `attention_mask`, which covers all tokens so far, or the whole cache where ``cache`` makes
+    one, 0 where nothing has been written. None: decoding runs ``call`` on all tokens so far again."""
+    cache: Callable[..., Any] | None = None
+    """``cache(model, batch, length)`` makes an empty cache for ``length`` tokens, any pytree of arrays. None: the first
+    ``step`` gets None for it, and returns a cache that grows."""

@@ -100,9 +100,21 @@ class Qwen2Attention(nn.Module):
         k = ops.split_heads(self.k_proj(hidden_states), d)  # [b, t, k*d] -> [b, k, t, d]
         v = ops.split_heads(self.v_proj(hidden_states), d)  # [b, t, k*d] -> [b, k, t, d]
         q, k = ops.apply_rotary_pos_emb(q, k, *position_embeddings)
+        if self.has_variable("cache", "keys"):
+            k, v = self._cached(k, v)  # [b, k, t, d] -> [b, k, length, d]
         scaling = ops.attention_scaling(d)
         context = ops.eager_attention_forward(q, k, v, attention_mask, scaling)  # [b, h, t, d]
         return self.o_proj(ops.merge_heads(context))  # [b, t, h*d] -> [b, t, hidden_size]
+
+    @nn.nowrap
+    def _cached(self, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values of all tokens so far, the new ones written into the cache."""
+        written = self.get_variable("cache", "written")
+        keys = ops.write_cache(self.get_variable("cache", "keys"), k, written)
+        values = ops.write_cache(self.get_variable("cache", "values"), v, written)
+        for name, value in (("keys", keys), ("values", values), ("written", written + k.shape[-2])):
+            self.put_variable("cache", name, value)
+        return keys, values
 
 
 class Qwen2DecoderLayer(nn.Module):
@@ -165,10 +177,16 @@ class Qwen2ForCausalLM(nn.Module):
     ) -> CausalLMOutput:
         """Ids [b, t], mask [b, t] (1 = real token), positions [1 or b, t] -> logits [b, t, vocab_size]."""
         hidden_states = self.embed_tokens(input_ids)  # [b, t] -> [b, t, hidden_size]
-        if position_ids is None:
-            position_ids = ops.default_position_ids(input_ids)
+        if self.has_variable("cache", "written"):
+            written = self.get_variable("cache", "written")
+            self.put_variable("cache", "written", written + input_ids.shape[-1])
+            position_ids = ops.cached_position_ids(position_ids, input_ids, written)
+            mask = ops.cached_mask(input_ids, attention_mask, written, self.dtype)
+        else:
+            if position_ids is None:
+                position_ids = ops.default_position_ids(input_ids)
+            mask = ops.causal_mask(input_ids, attention_mask, self.dtype)
         position_embeddings = self.rotary_emb(hidden_states, position_ids)
-        mask = ops.causal_mask(input_ids, attention_mask, self.dtype)
         hidden_states = self._run_layers(hidden_states, mask, position_embeddings)
         hidden_states = self.norm(hidden_states)
         tied = self.config.tie_word_embeddings
@@ -185,7 +203,7 @@ class Qwen2ForCausalLM(nn.Module):
             return x
         x, _ = nn.scan(
             lambda layer, x, *shared: (layer(x, *shared), None),
-            variable_axes={"params": 0},  # parameters [num_hidden_layers, ...]
+            variable_axes={"params": 0, "cache": 0},  # each leaf [num_hidden_layers, ...]
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.config.num_hidden_layers,
@@ -202,7 +220,37 @@ def build(weights: Weights, *, scan: bool = False, remat: bool = False) -> Subje
         output: CausalLMOutput = module.apply({"params": params}, **arrays)
         return output
 
-    return Subject(model=parameters(weights, scan), call=call, framework="linen", module=module)
+    def step(params: Any, cache: Any, **inputs: Any) -> tuple[CausalLMOutput, Any]:
+        given = {"params": params, "cache": cache}
+        output, changed = module.apply(given, **inputs, mutable=["cache"])
+        return output, changed["cache"]
+
+    def cache(_params: Any, batch: int, length: int) -> dict[str, Any]:
+        return empty_cache(module, batch, length)
+
+    return Subject(
+        model=parameters(weights, scan),
+        call=call,
+        framework="linen",
+        module=module,
+        step=step,
+        cache=cache,
+    )
+
+
+def empty_cache(module: Qwen2ForCausalLM, batch: int, length: int) -> dict[str, Any]:
+    """Room for the keys and values of ``length`` tokens in every layer; `written` counts those that are there."""
+    c, layers = module.config, module.config.num_hidden_layers
+    lead = (layers,) if module.scan else ()
+    shape = (*lead, batch, c.num_key_value_heads, length, c.head_dim)
+    written = jnp.zeros((), jnp.int32)
+
+    def layer() -> dict[str, Any]:
+        room = {name: jnp.zeros(shape, module.dtype) for name in ("keys", "values")}
+        return {"self_attn": {**room, "written": jnp.zeros(lead, jnp.int32)}}
+
+    names = ["layers"] if module.scan else [f"layers_{n}" for n in range(layers)]
+    return {"written": written, **{name: layer() for name in names}}
 
 
 def parameters(weights: Weights, scan: bool) -> dict[str, Any]:

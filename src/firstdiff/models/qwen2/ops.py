@@ -33,6 +33,31 @@ def causal_mask(input_ids: jax.Array, attention_mask: jax.Array | None, dtype: s
     return jnp.where(visible, 0.0, jnp.finfo(dtype).min).astype(dtype)
 
 
+def cached_position_ids(
+    position_ids: jax.Array | None, input_ids: jax.Array, written: jax.Array
+) -> jax.Array:
+    """Positions of new tokens: those given, else counted on from the ``written`` ones; [1 or b, t]."""
+    if position_ids is not None:
+        return position_ids
+    return written + default_position_ids(input_ids)
+
+
+def cached_mask(
+    input_ids: jax.Array, attention_mask: jax.Array, written: jax.Array, dtype: str
+) -> jax.Array:
+    """Like `causal_mask` for new tokens after ``written`` ones: over every place of the cache, [b, 1, t, length]."""
+    tokens, length = input_ids.shape[-1], attention_mask.shape[-1]
+    newest = written + jnp.arange(tokens)[:, None]  # [t, 1]
+    visible = jnp.arange(length) <= newest  # [t, length]
+    visible = visible & attention_mask.astype(bool)[..., None, None, :]  # [b, 1, t, length]
+    return jnp.where(visible, 0.0, jnp.finfo(dtype).min).astype(dtype)
+
+
+def write_cache(cached: jax.Array, new: jax.Array, written: jax.Array) -> jax.Array:
+    """``cached`` [b, k, length, d] with ``new`` [b, k, t, d] behind the ``written`` tokens."""
+    return jax.lax.dynamic_update_slice_in_dim(cached, new, written, axis=-2)
+
+
 def rotary_tables(
     position_ids: jax.Array, frequencies: np.ndarray, scaling: float, dtype: str
 ) -> tuple[jax.Array, jax.Array]:

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from firstdiff.tracer.jax.reap import Mode
     from firstdiff.traces.schema import Key
 
+Feed = Callable[[Any], Inputs | None]
+"""Inputs of the next step, from what the step before returned; None when there is none."""
+
 
 def capture_jax(
     model: Any,
     call: Callable[..., Any] | None,
-    inputs: Inputs | Sequence[Inputs],
+    inputs: Inputs | Sequence[Inputs] | Feed,
     *,
     sink: Sink,
     selection: Selection | None = None,
@@ -33,7 +36,8 @@ def capture_jax(
     passes: int = 1,
 ) -> JaxCapture:
     """Record ``call(model, **inputs)``, or ``model(**inputs)`` when ``call`` is None. Several
-    inputs are several steps.
+    inputs are several steps; a function gives those of each step, from what the step before returned
+    (None before the first), until it gives None.
 
     ``mode`` "jit" compiles the whole call as one program; "eager" runs operation by operation.
     ``exact`` forbids XLA to keep bfloat16 in float32 between operations. ``framework`` names the
@@ -67,6 +71,13 @@ def capture_jax(
         stream,
         passes,
     )
-    for step in [inputs] if isinstance(inputs, Mapping) else inputs:
-        recording.step(step)
+    feed = inputs if callable(inputs) else _one_by_one(inputs)
+    given = feed(None)
+    while given is not None:
+        given = feed(recording.step(given))
     return recording.finish()
+
+
+def _one_by_one(inputs: Inputs | Sequence[Inputs]) -> Feed:
+    left = iter([inputs] if isinstance(inputs, Mapping) else inputs)
+    return lambda _result: next(left, None)
