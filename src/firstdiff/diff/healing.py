@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from firstdiff.diff.carrying import carries, normalises, unscaled
 from firstdiff.diff.judge import WARN
 
 if TYPE_CHECKING:
@@ -56,17 +57,14 @@ def mark_healed(rows: Sequence[Row]) -> list[Row]:
 
     It has healed when the results of the innermost module call around it agree, or have themselves healed; where they
     could not have shown the error, those of the next module around that; or when the first module that was
-    given the value agrees. Without any module around it, when nothing after it diverges.
+    given the value agrees and no later tensor holds the same error. Without any module around it, when nothing after
+    it diverges. A mere scale of what a normalisation is given cannot show behind it, so it never heals.
     """
     healing = _Healing(rows)
     for row in reversed(rows):
         if row.verdict.bad:
-            healing.healed[row.activation.order] = healing.healer(row)
-    return [replace(row, healed=healing.healed.get(_order(row), "")) for row in rows]
-
-
-def _order(row: Row) -> int:
-    return row.activation.order if row.side != "port" else -1
+            healing.healed[id(row)] = healing.healer(row)
+    return [replace(row, healed=healing.healed.get(id(row), "")) for row in rows]
 
 
 class _Healing:
@@ -75,6 +73,7 @@ class _Healing:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = [row for row in rows if row.pair is not None]
         self.healed: dict[int, str] = {}
+        """By `id` of the row: the parts of one activation have one order."""
         self._calls: dict[str, list[Row]] = defaultdict(list)
         self._readers: dict[int, list[Row]] = defaultdict(list)
         for row in self.rows:
@@ -94,7 +93,8 @@ class _Healing:
             enclosed = True
             if not self._all_right(results):
                 break
-            if any(visible(row, result) for result in results):
+            read = path == row.key.path and row.key.site == "input"
+            if self._visible(row, results) and not (read and self._carried_on(row)):
                 return path or "the model"
         if not enclosed:
             return self._nothing_later(row)
@@ -109,7 +109,7 @@ class _Healing:
         return [r for r in later if r.key.call == later[0].key.call]
 
     def _all_right(self, rows: Iterable[Row]) -> bool:
-        return all(not r.verdict.bad or self.healed.get(r.activation.order) for r in rows)
+        return all(not r.verdict.bad or self.healed.get(id(r)) for r in rows)
 
     def _reader(self, row: Row) -> str:
         """The innermost module that is given the value first, when its results agree."""
@@ -124,18 +124,48 @@ class _Healing:
         if (
             results
             and all(not r.verdict.bad for r in results)
-            and any(visible(row, r) for r in results)
+            and self._visible(row, results)
+            and not self._carried_on(row)
         ):
             return reader.key.path or "the model"
         return ""
+
+    def _visible(self, row: Row, results: Iterable[Row]) -> bool:
+        """Whether any of ``results`` would show the error of ``row``."""
+        found = row.measurement
+        if found is not None and row.floor is not None and self._is_normalised(row):
+            left = unscaled(found)
+            if left.error_l2 < WARN * row.floor.norm(left.reference_l2) and not left.unlike:
+                return False
+            row = replace(row, measurement=left)
+        return any(visible(row, result) for result in results)
+
+    def _is_normalised(self, row: Row) -> bool:
+        """Whether a normalisation is given the value of ``row``."""
+        digest = row.activation.digest
+        given = [] if digest is None else self._readers[digest.checksum]
+        return any(normalises(r.activation) for r in given)
+
+    def _carried_on(self, row: Row) -> bool:
+        """Whether a later tensor that has not healed holds the error of ``row``."""
+        return any(
+            later.verdict.bad
+            and not self.healed.get(id(later))
+            and later.activation.order > row.activation.order
+            and later.key.step == row.key.step
+            and carries(later, row)
+            and _values(later) != _values(row)
+            for later in self.rows
+        )
 
     def _nothing_later(self, row: Row) -> str:
         later = [r for r in self.rows if r.activation.order > row.activation.order]
         if not later or not self._all_right(later):
             return ""
         seen = [
-            r for r in later if r.key.site == "output" and not r.verdict.bad and visible(row, r)
-        ]
+            r for r in later
+            if r.key.site == "output" and not r.verdict.bad and self._visible(row, [r])
+        ]  # fmt: skip
         return seen[-1].key.path or "the model" if seen else ""
 
 
