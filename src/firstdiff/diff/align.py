@@ -44,6 +44,10 @@ class Pair:
     """What pairing their modules rests on."""
     leaf_evidence: LeafEvidence = "name"
     """What pairing these two tensors of the module rests on."""
+    hint: str = ""
+    """What a person should know if they differ: another way to lay one on the other that fits."""
+    confidence: float = 1.0
+    """How sure it is that they are the same, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class Alignment:
     """The reference's in its order, then the port's in its own."""
     ignored: int = 0
     """Activations that the user's map leaves out, both sides together."""
+    notes: tuple[str, ...] = ()
+    """Sentences on modules of one side that are compared with several of the other."""
+    again: int = 0
+    """Activations of the port that hold a value which is paired already: they are no extra ones."""
 
 
 def align(
@@ -94,11 +102,14 @@ def align(
     missing = [a for a in ours if id(a) not in paired]
     extra = [a for a in theirs if id(a) not in paired]
     ignored = len(reference) + len(port) - len(ours) - len(theirs)
-    return Alignment(
-        pairs,
-        (*_leftover("reference", missing, extra), *_leftover("port", extra, missing)),
-        ignored,
-    )
+    return Alignment(pairs, leftovers(missing, extra), ignored)
+
+
+def leftovers(
+    missing: Sequence[Activation], extra: Sequence[Activation]
+) -> tuple[Unmatched, ...]:
+    """Activations of the reference and of the port without a partner, each with its best candidate."""
+    return (*_leftover("reference", missing, extra), *_leftover("port", extra, missing))
 
 
 def _pair_tensors(modules: Iterable[ModulePair]) -> tuple[Pair, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.inference import can_help, choose_layout
@@ -45,7 +45,13 @@ class Comparison:
     """Whether to measure with numba."""
 
     def row(self, pair: Pair, name: str) -> Row:
-        """The row of one pair."""
+        """The row of one pair; one that differs says what its pair knows of another way to lay them."""
+        row = self._row(pair, name)
+        if not pair.hint or not row.verdict.bad:
+            return row
+        return replace(row, verdict=replace(row.verdict, notes=(*row.verdict.notes, pair.hint)))
+
+    def _row(self, pair: Pair, name: str) -> Row:
         ours, theirs = pair.reference, pair.port
         if _same(pair):
             return Row(

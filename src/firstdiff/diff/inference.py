@@ -42,10 +42,10 @@ def choose_layout(
     plain = fitting[0]
     if len(fitting) == 1:
         return plain
-    places = _sample(reference.stored.shape, valid)
+    places = sample(reference.stored.shape, valid)
     if not places.size:
         return plain
-    errors = [_error(reference, port, layout, places) for layout in fitting]
+    errors = [sampled_error(reference, port, layout, places) for layout in fitting]
     best = int(np.argmin(errors))
     if plain.kind != "identity":
         return fitting[best] if errors[0] > GUESS * errors[best] else plain
@@ -65,7 +65,7 @@ def can_help(reference: Digest | None, port: Digest | None, noise: float) -> boo
     return gap <= max(_SLACK * NEAR * noise, 0.05)
 
 
-def _sample(shape: tuple[int, ...], valid: np.ndarray | None) -> np.ndarray:
+def sample(shape: tuple[int, ...], valid: np.ndarray | None) -> np.ndarray:
     """Flat positions of at most 4096 elements of real tokens, the same ones every time."""
     size = int(np.prod(shape))
     drawn = np.random.default_rng(_SEED).integers(0, max(size, 1), _SAMPLE)
@@ -76,7 +76,7 @@ def _sample(shape: tuple[int, ...], valid: np.ndarray | None) -> np.ndarray:
     return np.asarray(places[real])
 
 
-def _error(reference: Side, port: Side, layout: Layout, places: np.ndarray) -> float:
+def sampled_error(reference: Side, port: Side, layout: Layout, places: np.ndarray) -> float:
     """Relative L2 over the flat positions ``places`` of the reference; inf when nothing there is finite."""
     index = np.unravel_index(places, layout.shape)
     ours = _numbers(Side(layout.reference(reference.stored)[index], reference.dtype))

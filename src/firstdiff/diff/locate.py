@@ -57,10 +57,17 @@ def locate(rows: Sequence[Row]) -> Finding | None:
     return replace(located(first, rows), repeats=repeats, later=len(diverging) - 1)
 
 
+def row_of(finding: Finding, rows: Sequence[Row]) -> Row | None:
+    """The row that ``finding`` is about; None when ``rows`` lack it. Parts of one activation have one order."""
+    found = [r for r in rows if r.side != "port" and r.activation.order == finding.order]
+    return next((row for row in found if row.diverges), found[0] if found else None)
+
+
 def located(row: Row, rows: Sequence[Row]) -> Finding:
     """The wrong ``row`` among ``rows`` (in the reference's order) as a finding of its own."""
     finding = _place(row, rows)
-    return replace(finding, sentence=_sentence(finding, row, rows))
+    step = f"in step {row.key.step}, " if row.key.step else ""
+    return replace(finding, sentence=f"{step}{_sentence(finding, row, rows)}")
 
 
 def _place(first: Row, rows: Sequence[Row]) -> Finding:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,12 +17,13 @@ from firstdiff.diff.layout import Layout, broadcast, candidates, identity
 from firstdiff.diff.masks import is_mask, truth
 from firstdiff.diff.measure import Side
 from firstdiff.traces.dtypes import unit_roundoff, widen
+from firstdiff.traces.part import origin, put
 
 if TYPE_CHECKING:
     from firstdiff.diff.align import Pair
     from firstdiff.diff.row import Row
     from firstdiff.traces import Trace
-    from firstdiff.traces.schema import Key
+    from firstdiff.traces.schema import Activation, Key
 
 Direction = Literal["port", "reference"]
 """Whose computation the values go into: `port` takes the reference's, `reference` the port's."""
@@ -55,15 +57,36 @@ class Planting:
     """The port's trace."""
 
     def keys(self) -> dict[Key, Tap]:
-        """The taps that get a value, by the key in the model that gets it."""
+        """The taps that get a value, by the key in the model that gets it; of the parts of one tensor, the last."""
         return {self.taker(tap): tap for tap in self.taps if not tap.left}
 
     def taker(self, tap: Tap) -> Key:
-        """Key of ``tap`` in the model that gets values."""
-        return (tap.pair.port if self.direction == "port" else tap.pair.reference).key
+        """Key of ``tap`` in the model that gets values; of a part, that of the tensor it was cut from."""
+        return origin(self._takes(tap)).key
+
+    def _takes(self, tap: Tap) -> Activation:
+        return tap.pair.port if self.direction == "port" else tap.pair.reference
 
     def value(self, tap: Tap) -> tuple[np.ndarray, str] | None:
-        """(storage array, logical dtype) to force at ``tap``, in the taker's layout; None where it has none."""
+        """(storage array, logical dtype) to force at ``tap``, in the taker's layout; None where it has none.
+
+        A tensor that takes parts is put together from all of them; it takes none where they do not fill it.
+        """
+        whole = origin(self._takes(tap))
+        if whole is self._takes(tap):
+            return self._own(tap)
+        parts = [other for other in self.taps if origin(self._takes(other)) is whole]
+        found = [(self._takes(other), self._own(other)) for other in parts if not other.left]
+        values = [(part, *value) for part, value in found if value is not None]
+        dtypes = {dtype for *_, dtype in values}
+        if len(dtypes) != 1 or sum(prod(part.shape) for part, *_ in values) != prod(whole.shape):
+            return None
+        made = np.empty(whole.shape, values[0][1].dtype)
+        for part, value, _ in values:
+            put(made, part, value)
+        return made, dtypes.pop()
+
+    def _own(self, tap: Tap) -> tuple[np.ndarray, str] | None:
         ours = Side(self.reference.stored(tap.pair.reference), tap.pair.reference.dtype)
         theirs = Side(self.port.stored(tap.pair.port), tap.pair.port.dtype)
         giver, taker = (ours, theirs) if self.direction == "port" else (theirs, ours)

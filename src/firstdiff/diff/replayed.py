@@ -7,7 +7,7 @@ replaced; in a reference replay the forced float64 run and the port's trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -25,13 +25,14 @@ from firstdiff.diff.planting import once
 from firstdiff.diff.row import Row
 from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.padding import valid_elements
+from firstdiff.traces.part import on, origin
 from firstdiff.traces.spread import spreads
 
 if TYPE_CHECKING:
     from firstdiff.diff.local import FloorOf, Score
     from firstdiff.diff.planting import Direction, Planting, Tap
     from firstdiff.traces import Trace
-    from firstdiff.traces.schema import Key
+    from firstdiff.traces.schema import Activation, Key
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,12 @@ def faults_of(rows: Sequence[ReplayRow]) -> tuple[list[Fault], list[Fault], list
     )
 
 
+def _again(recorded: Mapping[Key, Activation], activation: Activation) -> Activation | None:
+    """``activation`` as the replay recorded it; None where it did not run, or a part's whole has another shape."""
+    whole = recorded.get(origin(activation).key)
+    return whole if whole is None or activation.part is None else on(whole, activation)
+
+
 class _Judge:
     def __init__(
         self, truth: Trace, own: Trace, floor_of: FloorOf, padding: np.ndarray | None
@@ -196,7 +203,7 @@ class _Judge:
 
     def row(self, tap: Tap) -> ReplayRow | str:
         """The row of one tap, or why it cannot be judged."""
-        ours, theirs = self.ours.get(tap.pair.reference.key), self.theirs.get(tap.pair.port.key)
+        ours, theirs = _again(self.ours, tap.pair.reference), _again(self.theirs, tap.pair.port)
         if ours is None or theirs is None:
             return "it did not run in the replay"
         if ours.place is None or theirs.place is None:

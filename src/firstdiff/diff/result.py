@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from firstdiff.diff.explain import Explanation
+    from firstdiff.diff.generation import Generation
     from firstdiff.diff.inputs import InputCheck
     from firstdiff.diff.locate import Finding
     from firstdiff.diff.row import Row
@@ -96,6 +97,8 @@ class Diff:
     """Likely cause of the finding, when one was found."""
     explanation: Explanation | None = None
     """Why the first divergence diverges, certain or not; None without one, or where no elements were kept."""
+    generation: Generation | None = None
+    """The tokens that both would say; None where neither run decodes."""
     other_faults: str = ""
     """What a replay said about further faults, when there was one."""
 
@@ -109,10 +112,9 @@ class Diff:
         """The row of the first divergence."""
         if self.finding is None:
             return None
-        order = self.finding.order
-        return next(
-            row for row in self.rows if row.side != "port" and row.activation.order == order
-        )
+        from firstdiff.diff.locate import row_of
+
+        return row_of(self.finding, self.rows)
 
     def frame(self) -> pd.DataFrame:
         """One line a row, the columns of `report.table.COLUMNS`."""

@@ -14,10 +14,11 @@ from firstdiff.diff.compare import Comparison
 from firstdiff.diff.coverage import agreement, coverage_notes
 from firstdiff.diff.explain import explain
 from firstdiff.diff.floor import Floors, coarser, run_dtype
+from firstdiff.diff.granularity import with_parts
 from firstdiff.diff.healing import mark_duplicates, mark_healed
 from firstdiff.diff.inputs import InputCheck, check_inputs
 from firstdiff.diff.judge import FAIL, WARN, Verdict
-from firstdiff.diff.locate import Finding, locate
+from firstdiff.diff.locate import Finding, locate, row_of
 from firstdiff.diff.mapping import PathMap, read_map
 from firstdiff.diff.measure import Side
 from firstdiff.diff.names import wrapper_prefix
@@ -70,6 +71,7 @@ def diff(
         _check_alignment(alignment, ours, theirs)
         progress("measuring")
         comparison = _comparison(ours, theirs, compiled)
+        alignment = with_parts(alignment, comparison)
         rows = _rows(alignment, comparison)
         finding = locate(rows)
         if finding is not None:
@@ -145,7 +147,8 @@ def _unmatched(found: Unmatched, prefix: str) -> Row:
 
 def _with_pattern(finding: Finding, rows: Sequence[Row], comparison: Comparison) -> Finding:
     """``finding`` with the error by token, where there are elements and tokens."""
-    row = next(row for row in rows if row.side != "port" and row.activation.order == finding.order)
+    row = row_of(finding, rows)
+    assert row is not None, "a finding has a row"
     grid = _grid(comparison.reference)
     pair, score = row.pair, row.verdict.score
     if grid is None or pair is None or row.layout is None or row.floor is None or score is None:
@@ -197,6 +200,7 @@ def _result(
         warnings=vacuities(reference),
         notes=(
             *coverage_notes(counts, port.header),
+            *alignment.notes,
             *_notes(reference, port, rows, sources),
             *inputs.notes,
         ),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
 
+    from firstdiff.traces.part import Part
+
 FORMAT_VERSION = 1
 """Version of the file format. A reader refuses a trace of a newer one."""
 
@@ -53,9 +55,14 @@ class Key:
     @property
     def level(self) -> Level:
         """Whether this names a value of a module, of a function that it called, or of an operation."""
-        if OP_MARK in self.method:
-            return "op"
-        return "function" if self.method.endswith(FUNCTION_MARK) else "module"
+        return level_of(self.method)
+
+
+def level_of(method: str) -> Level:
+    """The level that the spelling of `Key.method` says."""
+    if OP_MARK in method:
+        return "op"
+    return "function" if method.endswith(FUNCTION_MARK) else "module"
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,8 @@ class Activation:
     """Statistics computed at capture."""
     place: Place | None = None
     """None in a digest-only trace."""
+    part: Part | None = None
+    """For a part of a recorded activation, what it was cut from; never stored."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from firstdiff.diff.explain.signatures import TIERS
 from firstdiff.diff.explain.structure import Structure, find_structure
 from firstdiff.diff.explain.trial import Trial, decide, hold
 from firstdiff.diff.explain.unrelated import unrelated
+from firstdiff.diff.locate import row_of
 from firstdiff.traces.padding import padding_mask
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def explain(
     ``rows`` and ``finding`` are those of the comparison of ``reference`` and ``port``. ``padding`` is
     bool[batch, tokens], True at real tokens; None reads it from the reference's inputs.
     """
-    row = next((r for r in rows if r.side != "port" and r.activation.order == finding.order), None)
+    row = row_of(finding, rows)
     if row is None:
         return None
     if padding is None:

@@ -28,6 +28,14 @@ def value_text(value: float) -> str:
     return f"{value:+.3g}"
 
 
+def part_text(row: Row) -> str:
+    """What a part is compared with: `= the port's layers_0.attention.qkv[..., 0:64]`; empty where neither is one."""
+    if row.pair is None or (row.pair.reference.part is None and row.pair.port.part is None):
+        return ""
+    key = row.pair.port.key
+    return f"= the port's {key.path or 'result'}{key.leaf if row.pair.port.part else ''}"
+
+
 def layout_text(row: Row) -> str:
     """The layout of a row in words, empty for the identity."""
     return "" if row.layout is None else row.layout.words

@@ -15,6 +15,8 @@ _EVIDENCE = {
     "alias": "by alias",
     "graph": "by call graph",
     "only candidate": "the only candidates",
+    "values": "by value",
+    "neighbours": "between matched neighbours",
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.judge import FAIL, WARN
-from firstdiff.diff.report.format import index_text, score_text, value_text
+from firstdiff.diff.report.format import index_text, part_text, score_text, value_text
 from firstdiff.diff.report.headline import headlines
 
 if TYPE_CHECKING:
@@ -129,3 +129,5 @@ def _remarks(row: Row) -> Iterator[str]:
     if row.healed:
         yield f"{row.healed} agrees"
     yield from row.verdict.notes
+    if part_text(row):
+        yield part_text(row)

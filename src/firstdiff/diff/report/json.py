@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from firstdiff.diff.result import Diff
 
-SKIPPED = frozenset({"sketch", "place"})
+SKIPPED = frozenset({"sketch", "place", "part"})
 """Fields that only a program that reads the trace itself can use."""
 
 

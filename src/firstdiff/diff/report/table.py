@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from firstdiff.diff.report.format import index_text, layout_text
+from firstdiff.diff.report.format import index_text, layout_text, part_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,6 +37,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], Any]]] = {
     "side": ("string", lambda row: row.side),
     "class": ("string", lambda row: row.activation.class_name),
     "port_path": ("string", lambda row: "" if row.pair is None else row.pair.port.key.path),
+    "part": ("string", lambda row: part_text(row)),
     "evidence": ("string", lambda row: "" if row.pair is None else row.pair.evidence),
     "verdict": ("string", lambda row: row.verdict.kind),
     "grade": ("string", lambda row: row.verdict.grade),

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from firstdiff.diff.report.format import index_text, layout_text, score_text, value_text
+from firstdiff.diff.report.format import index_text, layout_text, part_text, score_text, value_text
 from firstdiff.diff.report.headline import headlines
 from firstdiff.diff.report.lines import Line, by_kind, lines, title
 
@@ -92,7 +92,7 @@ def _score(line: Line) -> str:
 
 def _remark(row: Row) -> str:
     """The worst element of a pair, or what else there is to say of a row."""
-    parts = [*row.verdict.notes, layout_text(row)]
+    parts = [part_text(row), *row.verdict.notes, layout_text(row)]
     found = row.measurement
     shown = row.verdict.kind == "diverges" and found is not None and found.worst is not None
     if (
@@ -132,6 +132,8 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
         yield Text(f"Likely cause: {result.cause}")
     elif result.explanation is not None:
         yield Text(f"Cause: {result.explanation.sentence}")
+    if result.generation is not None:
+        yield Text(result.generation.sentence)
     yield from _without_effect(result)
     yield from _unmatched(result)
     if result.other_faults:

@@ -1,0 +1,117 @@
+"""Which way a fused tensor holds its members, found from the elements: never from an order alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from firstdiff.diff.inference import GUESS, sample, sampled_error
+from firstdiff.diff.layout import candidates
+from firstdiff.diff.measure import Side
+from firstdiff.diff.slicing import Slicing, slicings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from firstdiff.traces.part import Cut
+
+_MOST_TRIED = 400
+"""Ways of slicing that are tried; a right port's is among the first dozen."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the tensors that the other side keeps apart."""
+
+    side: Side
+    """Its elements."""
+    valid: np.ndarray | None = None
+    """bool that broadcasts to its shape, True at real tokens; None for all."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The slicing that was chosen."""
+
+    slicing: Slicing
+    """The one with every member near the floor, the plainest of several; else the one with the least error."""
+    errors: tuple[float, ...]
+    """Relative L2 of each member, over a sample of its elements."""
+    others: tuple[str, ...]
+    """For each member that does not fit, the place elsewhere in the whole that does; empty where there is none."""
+
+    def fits(self, limit: float) -> bool:
+        """Whether every member is within ``limit``, a relative L2."""
+        return all(error <= limit for error in self.errors)
+
+
+def fit(
+    whole: Side, members: Sequence[Member], limit: float, usual: Slicing | None = None
+) -> Fitted | None:
+    """Choose among all slicings of ``whole``; None when none fits the shapes.
+
+    ``limit`` is a relative L2: a member within it agrees. ``usual`` is tried first, and kept if it fits: the way of
+    the other layers.
+    """
+    trial = _Trial(whole, members)
+    sizes = [int(np.prod(member.side.stored.shape)) for member in members]
+    ways = slicings(whole.stored.shape, sizes)
+    best: tuple[Slicing, tuple[float, ...]] | None = None
+    for way in [*([usual] if usual is not None else []), *islice(ways, _MOST_TRIED)]:
+        errors = trial.errors(way)
+        if max(errors) <= limit:
+            return Fitted(way, errors, ("",) * len(members))
+        if best is None or _total(best[1]) > GUESS * _total(errors):
+            best = way, errors
+    if best is None:
+        return None
+    others = [
+        trial.elsewhere(number, limit) if error > limit else ""
+        for number, error in enumerate(best[1])
+    ]
+    return Fitted(*best, tuple(others))
+
+
+def _total(errors: Sequence[float]) -> float:
+    """Root of the sum of squares; a member that cannot be laid on its part counts as an error of 10."""
+    return float(np.linalg.norm(np.minimum(errors, 10.0)))
+
+
+@dataclass
+class _Trial:
+    """Errors of members against parts, each worked out once."""
+
+    whole: Side
+    members: Sequence[Member]
+    known: dict[tuple[int, int, int, int, int], tuple[float, str]] = field(default_factory=dict)
+
+    def errors(self, way: Slicing) -> tuple[float, ...]:
+        return tuple(self._error(number, cut) for number, cut in enumerate(way.cuts))
+
+    def elsewhere(self, number: int, limit: float) -> str:
+        """The first place at which member ``number`` fits."""
+        found = (
+            words
+            for (member, *_), (error, words) in self.known.items()
+            if member == number and error <= limit
+        )
+        return next(found, "")
+
+    def _error(self, number: int, cut: Cut) -> float:
+        outer = int(np.prod(cut.read[: cut.axis]))
+        key = number, outer, cut.read[cut.axis], cut.start, cut.stop
+        if key not in self.known:
+            self.known[key] = self._measured(self.members[number], cut), cut.words
+        return self.known[key][0]
+
+    def _measured(self, member: Member, cut: Cut) -> float:
+        own = member.side
+        fitting = candidates(own.stored.shape, cut.shape)
+        places = sample(own.stored.shape, member.valid)
+        if not fitting or not places.size:
+            return float("inf")
+        part = Side(cut.of(self.whole.stored), self.whole.dtype)
+        return min(sampled_error(own, part, layout, places) for layout in fitting)

@@ -1,0 +1,159 @@
+"""Modules of one side that are one module on the other: fused projections, batched experts. Who may belong to whom.
+
+By weights, by what families call them, else by size alone; whether they do is decided on values (`granularity`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from firstdiff.diff.aliases import GROUPS
+from firstdiff.diff.leaves import kind_of
+from firstdiff.diff.names import Segments, normalise, split
+
+if TYPE_CHECKING:
+    from firstdiff.diff.modules import Evidence, Module
+    from firstdiff.traces.schema import Activation
+
+FUSED = {
+    "attention.qkv": ("attention.q", "attention.k", "attention.v"),
+    "attention.kv": ("attention.k", "attention.v"),
+    "mlp.gate_up": ("mlp.gate", "mlp.up"),
+}
+"""Roles of `aliases.GROUPS` that are one module on one side, and what they are made of."""
+_MOST_MEMBERS = 4
+"""By size alone, at most so many neighbours are one module."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """One module of one side, and those of the other that it may hold."""
+
+    whole: Module
+    """The fused module."""
+    members: tuple[Module, ...]
+    """What it is made of."""
+    side: Literal["reference", "port"]
+    """Where the fused one is."""
+    evidence: Evidence
+    """What it rests on; `values` needs agreement of the elements."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The modules that are not paired, seen from the side with the fused ones."""
+
+    wholes: Sequence[Module]
+    """Of the side that is looked at for fused modules."""
+    parts: Sequence[Module]
+    """Of the other."""
+    counterpart: Mapping[str, str]
+    """Path on the other side of each paired module of the first."""
+    side: Literal["reference", "port"]
+    """Which side the first is."""
+
+
+def fusions(sides: Sides, by_weights: Iterable[tuple[str, str]] = ()) -> list[Fusion]:
+    """Every fusion that may be, the best evidence first; a module may be in several of them.
+
+    ``by_weights`` are pairs (fused path, path of a part on the other side) that share parameters.
+    """
+    return [*_by_weights(sides, by_weights), *_by_roles(sides), *_by_index(sides), *_by_size(sides)]
+
+
+def _by_weights(sides: Sides, pairs: Iterable[tuple[str, str]]) -> list[Fusion]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for whole, part in pairs:
+        groups[whole].append(part)
+    wholes = {m.path: m for m in sides.wholes if m.method == "call"}
+    parts = {m.path: m for m in sides.parts if m.method == "call"}
+    return [
+        Fusion(wholes[path], tuple(parts[p] for p in found), sides.side, "weights")
+        for path, found in groups.items()
+        if path in wholes and len(found) > 1 and all(p in parts for p in found)
+    ]
+
+
+def _by_roles(sides: Sides) -> list[Fusion]:
+    found = []
+    for whole in sides.wholes:
+        near = _near(whole, sides)
+        for role in _roles(whole.path) & FUSED.keys():
+            groups = [[m for m in near if part in _roles(m.path)] for part in FUSED[role]]
+            if all(len(group) == 1 for group in groups):
+                members = tuple(group[0] for group in groups)
+                found.append(Fusion(whole, members, sides.side, "alias"))
+    return found
+
+
+def _by_index(sides: Sides) -> list[Fusion]:
+    """Members `experts.0.w1`, `experts.1.w1`, ... and one module of the size of them all."""
+    stacks: dict[tuple[Segments, Segments], dict[int, Module]] = defaultdict(dict)
+    for module in sides.parts:
+        path = normalise(module.path)
+        for place, segment in enumerate(path):
+            if segment.isdigit():
+                stacks[path[:place], path[place + 1 :]][int(segment)] = module
+    found = []
+    for whole in sides.wholes:
+        digits, size = _digits(whole.path), _size(whole)
+        for (head, tail), stack in stacks.items():
+            members = tuple(stack[n] for n in sorted(stack))
+            around = tuple(s for s in (*head, *tail) if s.isdigit())
+            complete = len(stack) > 1 and set(stack) == set(range(len(stack)))
+            if complete and digits == around and size == sum(map(_size, members)):
+                found.append(Fusion(whole, members, sides.side, "values"))
+    return found
+
+
+def _by_size(sides: Sides) -> list[Fusion]:
+    """Unpaired neighbours whose results are together as large as one unpaired module's."""
+    found = []
+    for whole in sides.wholes:
+        near, size = _near(whole, sides), _size(whole)
+        for count in range(2, _MOST_MEMBERS + 1):
+            for start in range(len(near) - count + 1):
+                members = tuple(near[start : start + count])
+                if size and sum(map(_size, members)) == size and all(map(_size, members)):
+                    found.append(Fusion(whole, members, sides.side, "values"))
+    return found
+
+
+def _near(whole: Module, sides: Sides) -> list[Module]:
+    """Unpaired modules of the other side below the counterpart of the nearest module around ``whole``, in the order
+    in which they run; of the same layer."""
+    home = whole.parent
+    while home not in sides.counterpart and home:
+        home = home.rpartition(".")[0]
+    other, digits = split(sides.counterpart.get(home, "")), _digits(whole.path)
+    found = [
+        m for m in sides.parts
+        if split(m.path)[: len(other)] == other and m.method == whole.method and _digits(m.path) == digits and _size(m)
+    ]  # fmt: skip
+    return sorted(found, key=lambda m: m.activations[0].order)
+
+
+def _digits(path: str) -> tuple[str, ...]:
+    return tuple(segment for segment in normalise(path) if segment.isdigit())
+
+
+def _roles(path: str) -> set[str]:
+    """Roles of the last segment of ``path``, whatever is around it."""
+    last = normalise(path)[-1:]
+    return {role for role, names in GROUPS.items() if any(normalise(n) == last for n in names)}
+
+
+def _size(module: Module) -> int:
+    """Elements of its first result; 0 where it has several, or none, or no floats."""
+    result = only(module.outputs())
+    return 0 if result is None else prod(result.shape)
+
+
+def only(activations: Sequence[Activation]) -> Activation | None:
+    """The one floating-point tensor among ``activations``; None where there are more, or none."""
+    found = [a for a in activations if kind_of(a) == "float"]
+    return found[0] if len(found) == 1 else None
