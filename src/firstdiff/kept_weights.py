@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from firstdiff.traces.errors import SubjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from firstdiff.models.subject import Subject
     from firstdiff.traces import TraceWriter
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 Kept = Literal["none", "digests", "values"]
 """How much of the weights a trace holds."""
+
+_SMALL = 1 << 14
+_LONG = 1 << 22
+_LAYERS = 128
 
 
 def kept(weights: bool | None) -> Kept:
@@ -25,7 +29,7 @@ def kept(weights: bool | None) -> Kept:
 def keep_weights(
     subject: Subject, writer: TraceWriter, what: Kept, progress: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Write digests of the subject's parameters as tables, and their values where ``what`` says so; notes.
+    """Write digests of the subject's parameters as tables, and values: of all, or of small ones; notes.
 
     A model that shows no parameters, or whose parameters cannot be read, costs a note, never the capture.
 
@@ -54,17 +58,19 @@ def keep_weights(
         return (f"the weights were not kept, so no audit of them is possible: {error}",)
     for name, rows in tables.items():
         writer.write_table(name, rows)
-    if what == "values":
-        progress("keeping the weights")
-        _write_values(parameters, writer)
+    for parameter in parameters:
+        if parameter.load is not None and (what == "values" or is_small(parameter)):
+            value = parameter.load().reshape(parameter.shape)
+            writer.write_parameter(parameter.name, value, dtype=parameter.dtype)
     return ()
 
 
-def _write_values(parameters: Sequence[Parameter], writer: TraceWriter) -> None:
-    for parameter in parameters:
-        if parameter.load is not None:
-            value = parameter.load().reshape(parameter.shape)
-            writer.write_parameter(parameter.name, value, dtype=parameter.dtype)
+def is_small(parameter: Parameter) -> bool:
+    """Whether a trace keeps the values in any case: vectors, also of many layers, of which digests tell little."""
+    size, longest = parameter.size, max(parameter.shape, default=1)
+    if size <= _SMALL:
+        return True
+    return size <= _LONG and (size // longest <= _LAYERS or "bias" in parameter.leaf)
 
 
 def _is_empty(model: object) -> bool:

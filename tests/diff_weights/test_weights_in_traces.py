@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from firstdiff.auditing import weights
 from firstdiff.diff.weights.audit import audit
+from firstdiff.diff.weights.match import Side
 from firstdiff.diff.weights.table import (
     DIGESTS,
     FIBRES,
@@ -20,6 +22,7 @@ from firstdiff.models.families import family
 from firstdiff.models.twins import Rules, parameters, twin
 from firstdiff.traces import TraceWriter
 from firstdiff.traces.errors import OptionError
+from firstdiff.traces.parameters import Parameter
 from firstdiff.traces.schema import Header
 
 Values = dict[str, np.ndarray]
@@ -85,3 +88,67 @@ def test_a_trace_without_digests_is_refused(tmp_path: Path) -> None:
     path = trace(tmp_path / "ref.h5", {})
     with pytest.raises(OptionError, match="holds no digests of parameters"):
         weights(path, path)
+
+
+def small_kept(records: Sequence[Parameter]) -> Side:
+    """What a capture of a larger model keeps: digests of all, values of vectors alone."""
+    side = read_tables(parameter_tables(records).get)
+    assert side is not None
+    vectors = [p.size // max(p.shape, default=1) <= 8 or "bias" in p.leaf for p in records]
+    kept = [
+        one if small else p for one, small, p in zip(records, vectors, side.parameters, strict=True)
+    ]
+    return Side(tuple(kept), side.prints)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen2", "gemma"])
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"scale": True},
+        {"scale": True, "stack": 0, "qkv": "flat", "names": "opaque"},
+        {"scale": True, "rotary": True, "split_heads": True},
+        {"rotary": True, "stack": 1},
+        {"one_plus": True, "stack": 0},
+        {"qkv": "head-major", "stack": 0, "dtype": "bfloat16"},
+    ],
+)
+def test_digests_and_vectors_raise_no_false_alarm(name: str, rules: dict[str, object]) -> None:
+    source = family(name)
+    made = twin(source.values, source.kind, source.geometry, Rules(**rules))  # type: ignore[arg-type]  # one keyword of several
+    reference = small_kept(parameters(source.values, "torch", source.classes))
+    result = audit(reference, small_kept(made.parameters()))
+    assert result.exit_code == 0, [v.words for v in result.wrong]
+
+
+def test_digests_find_a_factor_in_the_moments(checkpoint: Values, port: Values) -> None:
+    name = "layers_0.self_attn.q_proj.kernel"
+    for layer in range(3):
+        port[f"layers_{layer}.self_attn.q_proj.kernel"] *= 0.25
+    result = audit(
+        small_kept(parameters(checkpoint, "torch")), small_kept(parameters(port, "linen"))
+    )
+    found = {v.port: v for v in result.notes}
+    assert found[name].finding == "scaled"
+    assert "0.25 = 1/sqrt(16) times the reference's" in found[name].words
+
+
+def test_digests_tell_other_values_from_a_factor(checkpoint: Values, port: Values) -> None:
+    name = "layers_1.mlp.up_proj.kernel"
+    port[name] = np.random.default_rng(1).normal(0, 0.2, port[name].shape).astype(np.float32)
+    result = audit(
+        small_kept(parameters(checkpoint, "torch")), small_kept(parameters(port, "linen"))
+    )
+    assert [(v.finding, v.port) for v in result.wrong] == [("differs", name)]
+
+
+def test_what_digests_cannot_tell_is_no_alarm(checkpoint: Values, port: Values) -> None:
+    stacked = {k: v for k, v in port.items() if not k.startswith("layers_")}
+    for leaf in {k.partition(".")[2] for k in port if k.startswith("layers_")}:
+        stacked[f"layers.{leaf}"] = np.stack([port[f"layers_{n}.{leaf}"] for n in range(3)])
+    stacked["layers.self_attn.q_proj.kernel"] = stacked["layers.self_attn.q_proj.kernel"] * 0.3
+    result = audit(
+        small_kept(parameters(checkpoint, "torch")), small_kept(parameters(stacked, "linen"))
+    )
+    assert result.exit_code == 0, [v.words for v in result.wrong]
+    assert any("capture with --weights" in v.words for v in result.notes)

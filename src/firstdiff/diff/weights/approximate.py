@@ -13,7 +13,7 @@ import numpy as np
 
 from firstdiff.diff.weights.arrangement import Arrangement, arrangements, sampled
 from firstdiff.diff.weights.grain import COARSE, is_integer, numbers
-from firstdiff.diff.weights.match import Match, Side, without
+from firstdiff.diff.weights.match import SAME, Match, Side, without
 
 if TYPE_CHECKING:
     from firstdiff.diff.weights.whole import Unit
@@ -28,7 +28,7 @@ _MOST_ARRANGEMENTS = 6
 def compare(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match | None:
     """The best explanation of ``theirs`` by ``ours``, or None when they have nothing in common."""
     if not (reference.loadable(ours.number) and port.loadable(theirs.number)):
-        return None
+        return _by_moments(reference, port, ours, theirs)
     first, second = reference.parameters[ours.number], port.parameters[theirs.number]
     if is_integer(first.dtype):
         return None
@@ -55,6 +55,30 @@ def compare(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match | No
                 )
             )
     return min(found, key=lambda item: item[0])[1] if found else None
+
+
+def _by_moments(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match | None:
+    """The factor between two whole parameters of which digests alone are known, when all moments tell the same one."""
+    first, second = reference.prints[ours.number], port.prints[theirs.number]
+    dtypes = reference.parameters[ours.number].dtype, port.parameters[theirs.number].dtype
+    if ours.fixed or theirs.fixed or first.count != second.count or any(map(is_integer, dtypes)):
+        return None
+    limit = 2 * tolerance(reference, port, ours.number, theirs.number)
+    if not first.rms or not second.rms or first.constant:
+        return None
+    for sign in (1.0, -1.0):
+        factor = sign * second.rms / first.rms
+        low, high = sorted((factor * first.min, factor * first.max))
+        extremes = isclose(low, second.min, rel_tol=limit) and isclose(
+            high, second.max, rel_tol=limit
+        )
+        spread = limit * second.rms * first.count**0.5
+        if extremes and abs(second.sum - factor * first.sum) <= spread:
+            base = Match(ours.number, theirs.number, relation=SAME)
+            if isclose(factor, 1, rel_tol=limit):
+                return replace(base, detail="some elements differ")
+            return replace(base, scale=factor)
+    return None
 
 
 def tolerance(reference: Side, port: Side, ours: int, theirs: int) -> float:

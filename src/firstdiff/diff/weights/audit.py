@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.diff.weights.judge import Judge
 from firstdiff.diff.weights.leftover import Leftovers
 from firstdiff.diff.weights.search import Found, search
+from firstdiff.diff.weights.untold import WORDS
 from firstdiff.diff.weights.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def judge(found: Found) -> Audit:
         pieces.setdefault(match.reference, []).append(match)
     for number, matches in pieces.items():
         lost = bench.partial(matches)
+        if lost is not None and number in rest.untold.reference:
+            lost = replace(lost, status="note", words=lost.words + WORDS, remedy="")
         verdicts_of = [bench.verdict(match) for match in matches]
         alone = lost is not None and len(matches) == 1 and verdicts_of[0].status != "wrong"
         by_number[number] = ([] if alone else verdicts_of) + ([lost] if lost is not None else [])

@@ -66,7 +66,7 @@ class FibreIndex:
         """Where parts of a reference parameter lie: along that of its axes along which most is found."""
         shape = reference.parameters[number].shape
         best: list[Match] = []
-        rank = (LEAST_SHARE, False)
+        rank = (LEAST_SHARE, False, False)
         fibres = reference.prints[number].fibres.get(self.grain, {})
         for axis in sorted(fibres, key=lambda a: -shape[a]):
             if shape[axis] not in self._fibres or shape[axis] == 1:
@@ -79,9 +79,11 @@ class FibreIndex:
             pieces = [self.piece(reference, number, axis, *place) for place in found]
             # an order that changed across the fibres tells more than one that changed inside them
             inside = not any(_INSIDE in piece.order for piece in pieces)
-            if (covered, inside) > rank:
-                rank, best = (covered, inside), pieces
-            if rank == (1.0, True):
+            # without elements an order inside the fibres is not seen: the axis that shows one is right
+            told = any(p.order or self._loadable(reference, p) for p in pieces)
+            if (covered, inside, told) > rank:
+                rank, best = (covered, inside, told), pieces
+            if rank == (1.0, True, True):
                 break
         return best
 
@@ -147,9 +149,12 @@ class FibreIndex:
         match = related(match, here, there)
         return self._ordered_along(reference, match, here, there)
 
+    def _loadable(self, reference: Side, match: Match) -> bool:
+        return reference.loadable(match.reference) and self.port.loadable(match.port)
+
     def _ordered_along(self, reference: Side, match: Match, here: Place, there: Place) -> Match:
         """``match`` with what is known of the order inside the fibres."""
-        if not (reference.loadable(match.reference) and self.port.loadable(match.port)):
+        if not self._loadable(reference, match):
             return match
         some = np.unique(np.linspace(0, len(here.flat) - 1, _SAMPLES).astype(np.int64))
         ours = _tuples(reference, match.reference, here, some, match.grain)

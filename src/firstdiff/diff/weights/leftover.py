@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.weights.grain import is_integer
 from firstdiff.diff.weights.initial import describe, is_neutral
 from firstdiff.diff.weights.naming import is_embedding, leaf_word
+from firstdiff.diff.weights.untold import WORDS, Untold
 from firstdiff.diff.weights.verdict import Finding, Verdict
 from firstdiff.diff.weights.whole import Unit
 
@@ -52,6 +54,7 @@ class Leftovers:
         self.found, self.judge = found, judge
         self.copies: dict[Unit, int] = {unit: number for number, unit in found.copies}
         self.places: set[Unit] = set()
+        self.untold = Untold(found)
 
     def missing(self, number: int) -> Verdict:
         """Of a reference parameter that was not found."""
@@ -77,19 +80,27 @@ class Leftovers:
             )
             return self._verdict(parameter, where, "missing", words, f"load {parameter.name} there")
         state = describe(self.found.port, unit.number, unit.fixed)
-        reference = self.found.reference.prints[number]
-        if state.startswith("all ") or (state and not reference.constant):
-            if state.startswith("all "):
-                words = f"{where} was never loaded: {state}"
-            elif describe(self.found.reference, number):  # the reference itself is drawn like that
-                words = f"{where} is not {parameter.name}: never loaded, or of another checkpoint ({state})"
-            else:
-                words = f"{where} was never loaded: its values look like an initialiser ({state})"
+        other_values = f"{where} is not the reference's {parameter.name}: other values"
+        if number in self.untold.reference and not state.startswith("all "):
+            return replace(
+                self._verdict(parameter, where, "differs", other_values + WORDS), status="note"
+            )
+        if state.startswith("all ") or (state and not self.found.reference.prints[number].constant):
+            words = self._unloaded(number, where, state)
             return self._verdict(
                 parameter, where, "never loaded", words, f"load {parameter.name} there"
             )
-        words = f"{where} is not the reference's {parameter.name}: other values"
-        return self._verdict(parameter, where, "differs", words, f"load {parameter.name} there")
+        return self._verdict(
+            parameter, where, "differs", other_values, f"load {parameter.name} there"
+        )
+
+    def _unloaded(self, number: int, where: str, state: str) -> str:
+        if state.startswith("all "):
+            return f"{where} was never loaded: {state}"
+        if describe(self.found.reference, number):  # the reference itself is drawn like that
+            name = self.found.reference.parameters[number].name
+            return f"{where} is not {name}: never loaded, or of another checkpoint ({state})"
+        return f"{where} was never loaded: its values look like an initialiser ({state})"
 
     def _absent(self, number: int, parameter: Parameter) -> Verdict:
         known = self.found.reference.prints[number]
@@ -100,6 +111,9 @@ class Leftovers:
         if parameter.kind == "buffer" and parameter.leaf not in ("running_mean", "running_var"):
             return self._verdict(parameter, "", "computed", "a buffer that the port has not")
         where = self.found.expectation.part_elsewhere(number)
+        if number in self.untold.reference:
+            words = f"{parameter.name} has no equal in the port{WORDS}"
+            return replace(self._verdict(parameter, where, "missing", words), status="note")
         if where:
             words = f"{where} does not hold the reference's {parameter.name}: other values"
             return self._verdict(parameter, where, "missing", words, f"load {parameter.name} there")
@@ -183,6 +197,9 @@ class Leftovers:
             for p in self.found.reference.parameters
             if is_embedding(p) and p.size == parameter.size
         ]
+        if self.untold.idle(number):
+            words = f"{where} equals nothing of the reference{WORDS}"
+            return Verdict("", where, "note", "unused", words=words, port_module=owner)
         state = describe(self.found.port, number)
         looks = f" ({state})" if state else ""
         if tables and (_is_head(parameter) or len(parameter.shape) == 2):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Turn = Literal["kept", "turned", ""]
 """Whether a matrix lies as in the reference or transposed; empty where the question makes no sense."""
 
+SAME = "same values"
+"""The relation of two parameters of which digests do not tell how their values lie."""
+
 Fixed = tuple[tuple[int, int], ...]
 """(axis, index): axes of a parameter of which one slice is meant, as of a scanned stack or of batched experts."""
 

@@ -238,10 +238,16 @@ def _by_place(
 
 def _constant(ours: Side, theirs: Side, number: int, unit: Unit) -> Match | None:
     """Both all one value: equal, though that value says nothing about which is which."""
-    if not ours.prints[number].constant or not theirs.loadable(unit.number):
+    known, other = ours.prints[number], theirs.prints[unit.number]
+    if not known.constant:
         return None
-    values = theirs.numbers(unit.number, unit.fixed)
-    if not values.size or (values != ours.prints[number].min).any():
+    if not other.constant:
+        if not unit.fixed or not theirs.loadable(unit.number):
+            return None
+        values = theirs.numbers(unit.number, unit.fixed)
+        if not values.size or (values != known.min).any():
+            return None
+    elif other.min != known.min:
         return None
     return replace(
         Match(number, unit.number, port_fixed=unit.fixed, certain=False),

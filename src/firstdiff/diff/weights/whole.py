@@ -19,7 +19,7 @@ from firstdiff.diff.weights.arrangement import (
     solid_fibres,
 )
 from firstdiff.diff.weights.grain import GRAINS, numbers, round_to
-from firstdiff.diff.weights.match import Fixed, Match, Side, fibres_of, without
+from firstdiff.diff.weights.match import SAME, Fixed, Match, Side, fibres_of, without
 from firstdiff.diff.weights.pattern import recognise
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def arrange(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match | No
     if not (fibres[0] and fibres[1]) and not (
         reference.loadable(ours.number) and port.loadable(theirs.number)
     ):
-        return replace(base, relation="same values")  # a digest alone does not tell how they lie
+        return replace(base, relation=SAME)  # a digest alone does not tell how they lie
     return _reordered(reference, port, base, here, there)
 
 
@@ -183,11 +183,13 @@ def _reordered(
 ) -> Match | None:
     """The same values in another order: reshaped where a transpose was due, or a vector that is permuted."""
     if not (reference.loadable(base.reference) and port.loadable(base.port)):
+        if len(solid(here)) > 1:
+            return None  # looked up fibre by fibre, which tells the order
         return replace(
             base,
-            relation="same values",
+            relation=SAME,
             order="in an order that digests do not tell",
-            order_kind="permuted",
+            order_kind="untold",
         )
     ours = round_to(reference.numbers(base.reference, base.reference_fixed), base.grain)
     theirs = round_to(port.numbers(base.port, base.port_fixed), base.grain)
