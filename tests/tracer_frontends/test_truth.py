@@ -26,7 +26,12 @@ def built(framework, way="jit"):
 def plain_program(subject, x):
     """The plain call as JAX traces it: its equations say what it does and what it costs."""
     split = front_ends_for(subject.model)[0].split(subject.model)
-    traced = jax.make_jaxpr(lambda arrays, x: subject.call(split.rebuild(arrays), x=x))
+
+    def call(arrays, x):
+        with split.run(arrays) as model:
+            return subject.call(model, x=x)
+
+    traced = jax.make_jaxpr(call)
     return re.sub(r"0x[0-9a-f]+", "", str(traced(split.arrays, x)))
 
 

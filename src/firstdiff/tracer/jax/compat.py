@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
-from jax._src import sharding_impls, source_info_util
+from jax._src import core, sharding_impls, source_info_util
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.sharding import AxisType
 
@@ -146,6 +146,13 @@ def like(value: Any, aval: Any) -> Any:
 def _is_explicit(sharding: Any) -> bool:
     mesh = getattr(sharding, "mesh", None)
     return mesh is not None and AxisType.Explicit in getattr(mesh, "axis_types", ())
+
+
+def is_outside(value: object) -> bool:
+    """Whether ``value`` may be used here: it is concrete, or a tracer of the program that is being traced now,
+    and not one of an inner program that was left."""
+    trace = getattr(value, "_trace", None)
+    return trace is None or trace is cast("Any", core).trace_ctx.trace
 
 
 def wait_for(values: Any) -> None:

@@ -18,7 +18,7 @@ import equinox as eqx
 import jax
 
 from firstdiff.tracer.jax.call import bound_signature, tap_call
-from firstdiff.tracer.jax.frontend import Split
+from firstdiff.tracer.jax.frontend import Split, split_pytree
 from firstdiff.tracer.jax.methods import recorded_methods
 from firstdiff.tracer.jax.tap import dotted, join
 
@@ -53,7 +53,7 @@ class EquinoxFrontEnd:
         def rebuild(values: Any) -> Any:
             return eqx.combine(jax.tree_util.tree_unflatten(structure, values), static)
 
-        return Split(leaves, rebuild, str(static))
+        return Split(leaves, rebuild, f"{structure} {static}", name=split_pytree(arrays).name)
 
     def modules(self, model: Any, module: Any = None) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - the protocol's parameter
         """Every module with methods, once, in the order of fields."""

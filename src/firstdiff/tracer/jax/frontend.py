@@ -6,19 +6,19 @@ imported already (a model of that framework exists) or when the user names it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import jax
 import numpy as np
 
+from firstdiff.tracer.jax.tap import join
 from firstdiff.traces.errors import OptionError
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,19 @@ class Split:
     """A pytree of arrays: the jit argument."""
     rebuild: Callable[[Any], Any]
     """Gives the model back from such a pytree; called inside the trace, with tracers."""
-    static: str = ""
-    """What tells two splits with arrays of equal shapes apart: the rest, in words."""
+    static: Any = ""
+    """What tells two splits with arrays of equal shapes apart: the rest, compared by value."""
+    running: Callable[[Any], AbstractContextManager[Any]] | None = None
+    """Yields the model with such arrays in it while inside, where `rebuild` alone cannot give one."""
+    name: Callable[[int], str] = str
+    """Path of the n-th array in the model, for messages."""
+
+    def run(self, arrays: Any) -> AbstractContextManager[Any]:
+        """Yields the model with ``arrays`` in it. What the model changes in place is seen by
+        `FrontEnd.split` while inside."""
+        if self.running is None:
+            return contextlib.nullcontext(self.rebuild(arrays))
+        return self.running(arrays)
 
 
 class FrontEnd(Protocol):
@@ -129,15 +140,19 @@ def split_pytree(model: Any) -> Split:
     are closed over."""
     leaves, structure = jax.tree_util.tree_flatten(model)
     where = [index for index, leaf in enumerate(leaves) if is_array(leaf)]
+    static = [None if is_array(leaf) else leaf for leaf in leaves]
 
     def rebuild(arrays: Sequence[Any]) -> Any:
-        whole = list(leaves)
+        whole = list(static)
         for index, array in zip(where, arrays, strict=True):
             whole[index] = array
         return jax.tree_util.tree_unflatten(structure, whole)
 
-    static = [None if is_array(leaf) else leaf for leaf in leaves]
-    return Split([leaves[index] for index in where], rebuild, f"{structure} {static}")
+    def name(place: int) -> str:
+        return join("", jax.tree_util.tree_flatten_with_path(model)[0][where[place]][0])
+
+    arrays = [leaves[index] for index in where]
+    return Split(arrays, rebuild, f"{structure} {static}", name=name)
 
 
 def is_parameter_tree(model: object) -> bool:

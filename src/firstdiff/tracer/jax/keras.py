@@ -37,7 +37,7 @@ class KerasFrontEnd:
     name = "keras"
 
     def handles(self, model: Any) -> bool:
-        """Whether ``model`` is a Keras layer or model, or stands for one inside a trace."""
+        """Whether ``model`` is a Keras layer or model."""
         return isinstance(model, keras.Layer)
 
     @contextlib.contextmanager
@@ -64,7 +64,11 @@ class KerasFrontEnd:
             yield model
 
     def split(self, model: Any) -> Split:
-        """The values of all variables, seed and normalisation state included."""
+        """The values of all variables, seed and normalisation state included.
+
+        While the model runs, a scope around the whole call holds them: what layers assign is kept there, and
+        the user's variables keep their values.
+        """
         if keras.backend.backend() != "jax":
             raise SubjectError(
                 f"{model.name}: Keras runs on {keras.backend.backend()}, not on JAX; set "
@@ -77,10 +81,18 @@ class KerasFrontEnd:
             )
         variables = list(model.variables)
 
-        def rebuild(arrays: Sequence[Any]) -> Any:
-            return _Stateless(model, list(zip(variables, arrays, strict=True)))
+        @contextlib.contextmanager
+        def running(arrays: Sequence[Any]) -> Iterator[Any]:
+            with keras.StatelessScope(list(zip(variables, arrays, strict=True))):
+                yield model
 
-        return Split([variable.value for variable in variables], rebuild)
+        return Split(
+            [variable.value for variable in variables],
+            lambda _arrays: model,
+            [id(variable) for variable in variables],
+            running,
+            lambda place: str(variables[place].path).replace("/", "."),
+        )
 
     def modules(self, model: Any, module: Any = None) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - the protocol's parameter
         """Every layer once, in the order in which owners hold them."""
@@ -97,39 +109,6 @@ class KerasFrontEnd:
             if is_alias:
                 found[recorded] = (*found.get(recorded, ()), path)
         return found
-
-
-class _Stateless:
-    """Stands for a layer inside a trace: whatever is called on it runs with given values of the
-    variables, and changes to variables are dropped."""
-
-    def __init__(self, layer: Any, values: list[tuple[Any, Any]]) -> None:
-        self._layer = layer
-        self._values = values
-
-    @property  # type: ignore[misc]  # read-only on purpose: isinstance() of the layer's class holds
-    def __class__(self) -> type:
-        return type(self._layer)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with keras.StatelessScope(self._values):
-            return self._layer(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._layer, name)
-        if isinstance(value, keras.Layer):
-            return _Stateless(value, self._values)
-        if isinstance(value, list) and any(isinstance(item, keras.Layer) for item in value):
-            return [_Stateless(item, self._values) for item in value]
-        if not inspect.ismethod(value):
-            return value
-
-        def scoped(*args: Any, **kwargs: Any) -> Any:
-            with keras.StatelessScope(self._values):
-                result = value(*args, **kwargs)
-            return _Stateless(result, self._values) if isinstance(result, keras.Layer) else result
-
-        return scoped
 
 
 def _methods(cls: type) -> Iterator[tuple[type, str]]:

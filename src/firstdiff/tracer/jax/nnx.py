@@ -53,7 +53,7 @@ class NnxFrontEnd:
         def rebuild(arrays: Any) -> Any:
             return nnx.merge(graph, inner.rebuild(arrays))
 
-        return Split(inner.arrays, rebuild, inner.static)
+        return Split(inner.arrays, rebuild, (graph, inner.static), name=inner.name)
 
     def modules(self, model: Any, module: Any = None) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - the protocol's parameter
         """Every module once, in the order in which attributes were set."""

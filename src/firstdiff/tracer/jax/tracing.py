@@ -22,11 +22,17 @@ from firstdiff.tracer.jax.frontend import (
 from firstdiff.tracer.jax.plan import taps
 from firstdiff.tracer.jax.reap import Mode, Program, executable, options_of, read_program
 from firstdiff.tracer.jax.schedule import WHOLE_CALL
+from firstdiff.tracer.jax.state import Returned, returned
 from firstdiff.tracer.jax.tap import Capturing, TapKey, new_serial, tap_tree
 from firstdiff.tracer.jax.wanted import Wanted
 from firstdiff.traces.errors import FirstdiffError, SubjectError
 
 Inputs = Mapping[str, Any]
+
+_LOST = (
+    "the model's {} was changed inside a transformation (scan, vmap, remat or an inner jit) that does not return "
+    "it: the change was lost there, and the next step begins without it"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Given:
 
     model: Split
     inputs: Split
+    structure: int = 0
+    """Tells the structures apart that the model had in steps before."""
 
     @property
     def arrays(self) -> list[Any]:
@@ -44,8 +52,8 @@ class Given:
     @property
     def signature(self) -> Any:
         """The same for steps that one compiled program serves."""
-        shapes = ((np.shape(array), str(array.dtype)) for array in self.inputs.arrays)
-        return tuple(shapes), self.inputs.static
+        shapes = ((np.shape(array), str(array.dtype)) for array in self.arrays)
+        return tuple(shapes), self.inputs.static, self.structure
 
 
 class Tracing:
@@ -61,11 +69,30 @@ class Tracing:
         self.model, self.call, self.framework = model, call, framework
         self.max_iterations = max_iterations
         self.fronts = front_ends_for(model, framework)
+        self.notes: dict[str, None] = {}
+        """What cannot be carried from one step to the next."""
         self._plain: dict[Any, Callable[..., Any]] = {}
+        self._arrays: list[Any] | None = None
+        self._structure = 0
 
     def given(self, inputs: Inputs) -> Given:
-        """The model as it is now, and ``inputs``."""
-        return Given(self._split(self.model), split_pytree(dict(inputs)))
+        """The model as it is now, with what earlier steps changed in it, and ``inputs``."""
+        model = self._split(self.model)
+        if self._arrays is not None:
+            model = replace(model, arrays=self._arrays)
+        return Given(model, split_pytree(dict(inputs)), self._structure)
+
+    def keep(self, given: Given, done: Returned) -> None:
+        """Let the next step begin with what the call of ``given`` changed in the model. The user's own model
+        is not touched."""
+        if done.other:
+            self._arrays = [done.state[place] for place in range(len(done.state))]
+            self.model = self._changed(given).rebuild(self._arrays)
+            self._structure += 1
+        elif done.state:
+            self._arrays = list(given.model.arrays)
+            for place, array in done.state.items():
+                self._arrays[place] = array
 
     def traced(self, given: Given) -> Program:
         """The call with taps of modules and of the user, or of plain functions where there are
@@ -117,21 +144,43 @@ class Tracing:
             function = self._function(split, given.inputs, tapped=True)
             stack.enter_context(users_code("calling the model failed"))
             return read_program(
-                function, split.arrays, given.inputs.arrays, max_iterations=self.max_iterations
+                function,
+                given.model.arrays,
+                given.inputs.arrays,
+                max_iterations=self.max_iterations,
             )
 
-    def _function(self, split: Split, fed: Split, *, tapped: bool) -> Callable[..., Any]:
-        def function(parameters: list[Any], arrays: list[Any]) -> Any:
-            model, inputs = split.rebuild(parameters), fed.rebuild(arrays)
-            if not tapped:
-                return self._called(model, inputs)
-            key = TapKey("", "input", front_end=WHOLE_CALL, serial=new_serial())
-            inputs = {
-                name: tap_tree(value, replace(key, leaf=name)) for name, value in inputs.items()
-            }
-            return tap_tree(self._called(model, inputs), replace(key, site="output"))
+    def _function(self, split: Split, fed: Split, *, tapped: bool) -> Callable[..., Returned]:
+        """The call as a function of arrays, which gives its result and what it changed in the model."""
+
+        def function(parameters: list[Any], arrays: list[Any]) -> Returned:
+            with split.run(parameters) as model:
+                before, inputs = self._split(model), fed.rebuild(arrays)
+                call = self._tapped if tapped else self._called
+                result = call(model, inputs)
+                done, lost = returned(result, before, self._split(model))
+            for name in lost:
+                self.notes[_LOST.format(name)] = None
+            return done
 
         return function
+
+    def _tapped(self, model: Any, inputs: Inputs) -> Any:
+        key = TapKey("", "input", front_end=WHOLE_CALL, serial=new_serial())
+        inputs = {name: tap_tree(value, replace(key, leaf=name)) for name, value in inputs.items()}
+        return tap_tree(self._called(model, inputs), replace(key, site="output"))
+
+    def _changed(self, given: Given) -> Split:
+        """The model, abstract, as the call of ``given`` leaves it."""
+        found: list[Split] = []
+
+        def function(parameters: list[Any], arrays: list[Any]) -> None:
+            with given.model.run(parameters) as model:
+                self._called(model, given.inputs.rebuild(arrays))
+                found.append(self._split(model))
+
+        jax.make_jaxpr(function)(given.model.arrays, given.inputs.arrays)
+        return found[-1]
 
     def _called(self, model: Any, inputs: Inputs) -> Any:
         return model(**inputs) if self.call is None else self.call(model, **inputs)
