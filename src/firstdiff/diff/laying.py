@@ -6,7 +6,7 @@ Apart from `compare`, which judges pairs that are known to be the same: here tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +14,14 @@ import numpy as np
 from firstdiff.diff.inference import NEAR, choose_layout
 from firstdiff.diff.layout import broadcast, candidates
 from firstdiff.diff.measure import measure
-from firstdiff.traces.dtypes import unit_roundoff
+from firstdiff.traces.dtypes import unit_roundoff, widen
 from firstdiff.traces.padding import valid_elements
 
 if TYPE_CHECKING:
     from firstdiff.diff.layout import Layout
     from firstdiff.diff.measure import Side
+
+_SAMPLE, _SEED = 2048, 0x0F1A57D1
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,31 @@ def lay(
     exact = not unit_roundoff(values.dtype) and not unit_roundoff(other.dtype)
     error = inf if found.unlike or (exact and not found.equal) else found.relative_l2
     return Laid(layout, error)
+
+
+def closeness(values: Side, other: Side, padding: np.ndarray | None = None) -> float:
+    """1 for equal tensors, 0 for unrelated ones or where no layout fits: 1 - the relative L2 over a sample."""
+    fitting = candidates(values.stored.shape, other.stored.shape)
+    size = prod(values.stored.shape)
+    if not fitting or not size:
+        return 0.0
+    places = np.unique(np.random.default_rng(_SEED).integers(0, size, _SAMPLE))
+    valid = valid_elements(values.stored.shape, padding)
+    if valid is not None:
+        real = np.broadcast_to(valid, values.stored.shape)
+        places = places[real[np.unravel_index(places, values.stored.shape)]]
+    errors = (_sampled(values, other, layout, places) for layout in fitting)
+    return max(0.0, 1.0 - min(errors))
+
+
+def _sampled(values: Side, other: Side, layout: Layout, places: np.ndarray) -> float:
+    index = np.unravel_index(places, layout.shape)
+    ours = widen(np.ascontiguousarray(layout.reference(values.stored)[index]), values.dtype)
+    theirs = widen(np.ascontiguousarray(layout.port(other.stored)[index]), other.dtype)
+    finite = np.isfinite(ours) & np.isfinite(theirs)
+    one, two = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
+    norm = float(np.linalg.norm(one))
+    return float(np.linalg.norm(two - one)) / norm if norm else inf
 
 
 def _valid_of_other(

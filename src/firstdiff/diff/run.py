@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.diff.align import DEFAULT_MATCHERS, Alignment, Unmatched, align
+from firstdiff.diff.by_value import with_values
 from firstdiff.diff.compare import Comparison
 from firstdiff.diff.coverage import agreement, coverage_notes
 from firstdiff.diff.explain import explain
@@ -72,6 +73,7 @@ def diff(
         progress("measuring")
         comparison = _comparison(ours, theirs, compiled)
         alignment = with_parts(alignment, comparison)
+        alignment = with_values(alignment, comparison)
         rows = _rows(alignment, comparison)
         finding = locate(rows)
         if finding is not None:

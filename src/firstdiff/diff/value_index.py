@@ -140,6 +140,10 @@ class ValueIndex:
             self._made[sort, size] = tuple(_grouped(self, self._waiting.get((sort, size), ())))
         return self._made[sort, size]
 
+    def values_like(self, activation: Activation) -> tuple[Value, ...]:
+        """The values of the size and sort of ``activation``, which may be of another trace."""
+        return self.values_of(sort_of(activation.dtype), _size(activation.shape))
+
     def all_values(self) -> tuple[Value, ...]:
         """Every value, by the execution order of its first activation."""
         made = [value for sort in self._waiting for value in self.values_of(*sort)]
