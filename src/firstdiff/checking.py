@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.decoding import decoding_of
 from firstdiff.inputs import trace_inputs
 from firstdiff.recording import as_subject, capture
 from firstdiff.traces import open_trace
@@ -24,6 +25,7 @@ def check(
     *,
     output: str | Path | None = None,
     map: str | Path | None = None,
+    steps: int | None = None,
     replay: bool = True,
     progress: Callable[[str], None] = lambda _message: None,
     **options: Any,
@@ -33,6 +35,7 @@ def check(
     ``output`` keeps the port's trace; without it the trace lies in a temporary folder and is removed.
     After a divergence the port is run once more with the reference's values planted, unless ``replay`` is false,
     and what else is wrong is said in `Diff.other_faults`.
+    Where the reference decodes, the port does too, with the reference's tokens; ``steps`` takes the first ones, 0 none.
     ``options`` are those of `capture`: dtype, select, mode, exact, framework, verify, force.
 
     Raises:
@@ -43,14 +46,22 @@ def check(
     from firstdiff.diff import diff
 
     with open_trace(reference) as trace:
-        inputs = trace_inputs(trace)
+        inputs, decoding = trace_inputs(trace), decoding_of(trace, steps)
     if isinstance(subject, str):
         progress("loading the model")
         subject = as_subject(subject, options.pop("dtype", None), options.pop("framework", None))
     with tempfile.TemporaryDirectory(prefix="firstdiff-") as scratch:
         path = Path(output) if output is not None else Path(scratch) / "port.h5"
         progress("capturing the port")
-        capture(subject, path, inputs=inputs, floor=(), progress=progress, **options)
+        capture(
+            subject,
+            path,
+            inputs=inputs,
+            steps=decoding or 0,
+            floor=(),
+            progress=progress,
+            **options,
+        )
         progress("comparing")
         result = diff(reference, path, map=map)
         if result.finding is None or not replay:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from firstdiff.inputs import HostTensor
     from firstdiff.models.subject import Subject
     from firstdiff.tracer.events import Sink
+    from firstdiff.traces.schema import Key
 
 
 class TorchDecoding:
@@ -30,7 +31,7 @@ class TorchDecoding:
         self.decoding = decoding
         self.fed: list[np.ndarray] = []
         """int64[batch]: the tokens run, the prompt left out."""
-        self.cached = subject.step is not None or _has_cache(subject.model)
+        self.cached = has_cache(subject)
         self._subject = subject
 
     def __call__(self, model: Any, **inputs: Any) -> Any:
@@ -73,10 +74,11 @@ def decoding_call(subject: Subject, decoding: Decoding) -> tuple[Subject, TorchD
     return replace(subject, call=call), call
 
 
-def _has_cache(model: Any) -> bool:
-    forward = getattr(model, "forward", None)
-    if forward is None:
-        return False
+def has_cache(subject: Subject) -> bool:
+    """Whether ``subject`` decodes with a cache: its own step, or what Hugging Face's models take."""
+    forward = getattr(subject.model, "forward", None)
+    if subject.step is not None or forward is None:
+        return subject.step is not None
     try:
         known = set(inspect.signature(forward).parameters)
     except (TypeError, ValueError):
@@ -125,6 +127,17 @@ class JaxDecoding:
             return sink
         return Cropping(sink, lambda: self._steps.length, capacity=self.capacity)
 
+    def uncropped(self, values: Mapping[Key, np.ndarray]) -> dict[Key, Any]:
+        """``values`` for a planted run, of which `cropped` would have taken the first places.
+
+        For a subject with a cache.
+        """
+        from firstdiff.tracer.jax.plant import Prefix
+
+        if self.capacity is None:
+            return dict(values)
+        return {key: Prefix(value, self.capacity) for key, value in values.items()}
+
     def __call__(self, result: Any) -> dict[str, Any] | None:
         """Inputs of the next step after ``result``, of the first one after None; None when there is none."""
         from firstdiff.tracer.jax.carried import Carried
@@ -162,7 +175,9 @@ class JaxDecoding:
             return None
         import jax
 
-        sizes = {n for leaf in jax.tree_util.tree_leaves(self._subject.model) for n in np.shape(leaf)}
+        sizes = {
+            n for leaf in jax.tree_util.tree_leaves(self._subject.model) for n in np.shape(leaf)
+        }
         return unlike(length + 1, sizes)
 
     def _empty(self) -> Any:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from firstdiff.inputs import HostTensor, Inputs
 from firstdiff.traces.errors import OptionError, SubjectError
 
 if TYPE_CHECKING:
@@ -57,9 +56,13 @@ class Tokens:
         """The prompt in ``inputs`` (numpy arrays). Raises OptionError where it is none that can be continued."""
         ids = inputs.get("input_ids")
         if ids is None or ids.ndim != 2:
-            raise OptionError("--steps: decoding goes on from input_ids[batch, tokens]; there are none")
+            raise OptionError(
+                "--steps: decoding goes on from input_ids[batch, tokens]; there are none"
+            )
         mask, positions = (
-            found if found is not None and found.ndim == 2 and found.shape[1] == ids.shape[1] else None
+            found
+            if found is not None and found.ndim == 2 and found.shape[1] == ids.shape[1]
+            else None
             for found in (inputs.get("attention_mask"), inputs.get("position_ids"))
         )
         if mask is not None and not (mask[:, -1] > 0).all():
@@ -168,16 +171,6 @@ def last_logits(output: Any) -> Any:
     raise SubjectError(
         "--steps: the model returns no logits[batch, tokens, vocabulary], from which the next token could be chosen"
     )
-
-
-def with_positions(inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
-    """``inputs`` with positions that do not count padding, where there is padding and no positions; a note."""
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if ids is None or mask is None or "position_ids" in inputs or (mask.value > 0).all():
-        return inputs, ()
-    made = HostTensor(positions_of(mask.value).astype(np.int64), "int64")
-    note = "position_ids were made from attention_mask, as Hugging Face's generate does"
-    return {**inputs, "position_ids": made}, (note,)
 
 
 def described(header: Header, decoding: Decoding, fed: Sequence[np.ndarray]) -> Header:

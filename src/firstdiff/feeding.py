@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from firstdiff.decoding import positions_of
 from firstdiff.inputs import HostTensor, Inputs, host_inputs, parse_input_ids, read_inputs
 from firstdiff.models.loading import describe, needed, takes
 from firstdiff.traces.dtypes import widen
@@ -86,7 +87,8 @@ def _read_prompts(path: Path) -> list[str]:
 def fit_inputs(subject: Subject, inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
     """``inputs`` that the subject's call takes, and a note on each that is left out or added.
 
-    An attention mask of ones may be left out or added, because it says nothing.
+    An attention mask of ones may be left out or added, because it says nothing; so may positions that count the
+    real tokens.
 
     Raises:
         SubjectError: the call does not take an input that matters, or needs one that is not there.
@@ -110,11 +112,39 @@ def fit_inputs(subject: Subject, inputs: Inputs) -> tuple[Inputs, tuple[str, ...
     for name, tensor in inputs.items():
         if takes(subject.call, name):
             continue
-        if name != "attention_mask" or not bool((widen(tensor.value, tensor.dtype) == 1).all()):
+        if not _says_nothing(name, inputs):
             raise SubjectError(
                 f"{subject.name}: its call takes no {name!r}, but the model is to be run with one "
                 f"({tensor.dtype}{list(tensor.value.shape)}); add the parameter {name} to call"
             )
         del kept[name]
-        notes.append(f"{name} was not passed on: the call does not take it, and it is all ones")
+        follows = "it is all ones" if name == "attention_mask" else "it follows from the others"
+        notes.append(f"{name} was not passed on: the call does not take it, and {follows}")
     return kept, tuple(notes)
+
+
+def with_positions(subject: Subject, inputs: Inputs) -> tuple[Inputs, tuple[str, ...]]:
+    """``inputs`` for decoding: with positions that do not count padding, where there is padding and the model takes
+    positions but is given none; and a note."""
+    mask = inputs.get("attention_mask")
+    if mask is None or "position_ids" in inputs or bool((mask.value > 0).all()):
+        return inputs, ()
+    if not takes(
+        getattr(subject.model, "forward", None) or subject.call or subject.model, "position_ids"
+    ):
+        return inputs, ()
+    made = HostTensor(positions_of(mask.value).astype(np.int64), "int64")
+    note = "position_ids were made from attention_mask, as Hugging Face's generate does"
+    return {**inputs, "position_ids": made}, (note,)
+
+
+def _says_nothing(name: str, inputs: Inputs) -> bool:
+    """Whether a model that does not take the input ``name`` has it anyway: a mask of ones, positions that count
+    the tokens, or those that the mask shows."""
+    tensor, mask = inputs[name], inputs.get("attention_mask")
+    if name == "attention_mask":
+        return bool((widen(tensor.value, tensor.dtype) == 1).all())
+    if name != "position_ids" or tensor.value.ndim != 2:
+        return False
+    shown = np.ones_like(tensor.value) if mask is None else mask.value
+    return np.array_equal(tensor.value, np.broadcast_to(positions_of(shown), tensor.value.shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.decoders import JaxDecoding, decoding_call
 from firstdiff.feeding import fit_inputs
 from firstdiff.recorders import event_writer
 from firstdiff.recording import is_torch_module
@@ -12,6 +13,7 @@ from firstdiff.traces import Header, TraceWriter
 from firstdiff.traces.errors import OptionError
 
 if TYPE_CHECKING:
+    from firstdiff.decoding import Decoding
     from firstdiff.diff.planting import Planting
     from firstdiff.inputs import Inputs
     from firstdiff.models.subject import Subject
@@ -19,53 +21,78 @@ if TYPE_CHECKING:
 
 
 def run_planted(
-    subject: Subject, inputs: Inputs, plan: Planting, path: Path, mode: str, exact: bool
+    subject: Subject,
+    inputs: Inputs,
+    plan: Planting,
+    path: Path,
+    mode: str,
+    exact: bool,
+    decoding: Decoding | None = None,
 ) -> tuple[Path, dict[Key, str]]:
     """Run the port with values put in; its own values go to ``path``. Keys that took one, others with a reason."""
     fitted = fit_inputs(subject, inputs)[0]
-    force = _force_torch if is_torch_module(subject.model) else _force_jax
-    with TraceWriter(path, Header(framework="torch" if force is _force_torch else "jax")) as writer:
-        planted = force(subject, fitted, plan, writer, mode, exact)
+    torch = is_torch_module(subject.model)
+    with TraceWriter(path, Header(framework="torch" if torch else "jax")) as writer:
+        if torch:
+            planted = _force_torch(subject, fitted, plan, writer, decoding)
+        else:
+            planted = _force_jax(subject, fitted, plan, writer, mode, exact, decoding)
         writer.finish()
     return path, planted
 
 
 def _force_jax(
-    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, mode: str, exact: bool
+    subject: Subject,
+    inputs: Inputs,
+    plan: Planting,
+    writer: TraceWriter,
+    mode: str,
+    exact: bool,
+    decoding: Decoding | None,
 ) -> dict[Key, str]:
     from firstdiff.tracer.jax.capture import capture_jax
     from firstdiff.tracer.jax.inputs import jax_input
 
+    sink, call, values = event_writer(writer), subject.call, dict(plan.values())
+    given: Any = {name: jax_input(found.value, found.dtype) for name, found in inputs.items()}
+    if decoding is not None:
+        given = decoder = JaxDecoding(subject, inputs, decoding)
+        call, sink, values = decoder.call, decoder.cropped(sink), decoder.uncropped(values)
     done = capture_jax(
         subject.model,
-        subject.call,
-        {name: jax_input(given.value, given.dtype) for name, given in inputs.items()},
-        sink=event_writer(writer),
+        call,
+        given,
+        sink=sink,
         mode=mode,  # type: ignore[arg-type]  # checked there
         exact=exact,
         framework=subject.framework,
         module=subject.module,
         verify=False,
-        values=dict(plan.values()),
+        values=values,
     )
     return {**dict.fromkeys(done.planted, ""), **done.refused}
 
 
 def _force_torch(
-    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, mode: str, exact: bool
+    subject: Subject,
+    inputs: Inputs,
+    plan: Planting,
+    writer: TraceWriter,
+    decoding: Decoding | None,
 ) -> dict[Key, str]:
-    del mode, exact
     from firstdiff.tracer.local_floor import Reference
     from firstdiff.tracer.switches import model_dtype
 
     taps = plan.keys()
+    if decoding is not None:
+        subject = decoding_call(subject, decoding)[0]
     model = Reference(
         subject.model,
         subject.call,
         tensors_of(inputs),
         lambda key: plan.value(taps[key]) if key in taps else None,
     )
-    forced = model.run(model_dtype(subject.model), event_writer(writer))
+    forced = model.run(model_dtype(subject.model), lambda: event_writer(writer))
     if isinstance(forced, str):
         raise OptionError(f"{subject.name}: it does not run with given values: {forced}")
     return dict.fromkeys(forced, "")

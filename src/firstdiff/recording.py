@@ -11,13 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from firstdiff.feeding import choose_inputs, fit_inputs
+from firstdiff.decoding import Decoding, decoding_of
+from firstdiff.feeding import choose_inputs, fit_inputs, with_positions
 from firstdiff.kept_weights import keep_weights, kept
 from firstdiff.models.loading import load_subject
 from firstdiff.models.subject import Subject
 from firstdiff.recorders import Plan, recorder_for
 from firstdiff.tracer.selection import Selection
-from firstdiff.traces import Header, TraceWriter
+from firstdiff.traces import Header, TraceWriter, open_trace
 from firstdiff.traces.errors import CaptureError, OptionError
 
 
@@ -84,6 +85,7 @@ def record(
     prompt: str | Sequence[str] | None = None,
     prompt_file: str | Path | None = None,
     input_ids: str | None = None,
+    steps: int | Decoding = 0,
     dtype: str | None = None,
     select: Sequence[str] = (),
     inputs_only: bool = False,
@@ -110,6 +112,8 @@ def record(
         output: the trace to write; `output.part` while it is being written.
         inputs: by keyword, or a `.npz`, `.safetensors` or trace that holds them.
         prompt, prompt_file, input_ids: inputs of a language model as text or as token ids.
+        steps: decode that many tokens after the prompt: those of the trace ``inputs`` where it has some, else in each
+            row the one with the largest logit. A `Decoding` says which.
         dtype: load the weights in this dtype.
         select: keep modules whose path matches any of these globs.
         inputs_only, outputs_only: record only what modules receive, or only what they return.
@@ -142,13 +146,16 @@ def record(
         max_iterations=max_iterations,
         floor=None if floor is None else tuple(floor),
         digest=digest,
+        decoding=_decoding(steps, inputs),
         progress=progress,
     )
     progress("loading the model")
     given = as_subject(subject, dtype, framework, attn_implementation, trust_remote_code)
     recorder = recorder_for(given)
     chosen = choose_inputs(given, inputs, prompt, prompt_file, input_ids)
+    chosen, made = with_positions(given, chosen) if steps else (chosen, ())
     fitted, notes = fit_inputs(given, chosen)
+    notes = (*made, *notes)
     first = _header(given, plan)
     with writing(output, first, digest=digest, force=force) as writer:
         for name, tensor in fitted.items():
@@ -246,6 +253,17 @@ def is_torch_module(model: object) -> bool:
     """Whether ``model`` is a torch module; torch is not imported to find out."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def _decoding(steps: int | Decoding, inputs: Any) -> Decoding | None:
+    """What ``steps`` asks for, with the tokens of the trace ``inputs`` where it is one that decodes."""
+    if isinstance(steps, Decoding):
+        return steps if steps.steps else None
+    if steps and isinstance(inputs, str | Path) and Path(inputs).suffix in (".h5", ".hdf5"):
+        with open_trace(inputs) as trace:
+            if "decoding" in trace.header.extra:
+                return decoding_of(trace, steps)
+    return Decoding(steps) if steps else None
 
 
 def _sites(inputs_only: bool, outputs_only: bool) -> tuple[Any, ...]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.decoders import decoding_call, has_cache
+from firstdiff.decoding import decoding_of
 from firstdiff.feeding import fit_inputs
 from firstdiff.inputs import trace_inputs
 from firstdiff.planted_runs import run_planted, tensors_of
@@ -132,22 +134,26 @@ def replay_port(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="firstdiff-")))
         ours = stack.enter_context(open_trace(reference))
-        inputs = trace_inputs(ours)
+        inputs, decoding = trace_inputs(ours), decoding_of(ours)
         if free is None:
             progress("capturing the port")
             path = folder / "port.h5"
             capture(
-                subject, path, inputs=inputs, floor=(), mode=mode, exact=exact, verify=False,
-                progress=progress,
+                subject, path, inputs=inputs, steps=decoding or 0, floor=(), mode=mode, exact=exact,
+                verify=False, progress=progress,
             )  # fmt: skip
             progress("comparing")
             free = path, diff(reference, path, map=map)
         theirs = stack.enter_context(open_trace(free[0]))
-        plan = planting("port", free[1].rows, ours, theirs)
+        decoding, rows = decoding_of(theirs), free[1].rows
+        if decoding is not None and not has_cache(subject):
+            decoding, rows = None, tuple(row for row in rows if row.key.step == 0)
+            progress("without a cache, the prompt alone is replayed")
+        plan = planting("port", rows, ours, theirs)
         floors = floors_in(ours, theirs)
         half = time.monotonic()
         progress(f"replaying the port with {len(plan.keys())} values of the reference")
-        own, planted = run_planted(subject, inputs, plan, folder / "own.h5", mode, exact)
+        own, planted = run_planted(subject, inputs, plan, folder / "own.h5", mode, exact, decoding)
         result = _judged(
             plan,
             ours,
@@ -190,19 +196,23 @@ def replay_reference(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="firstdiff-")))
         theirs = stack.enter_context(open_trace(port))
-        inputs = trace_inputs(theirs)
+        inputs, decoding = trace_inputs(theirs), decoding_of(theirs)
         progress("capturing the reference")
         path = folder / "reference.h5"
-        capture(subject, path, inputs=inputs, floor=(), verify=False, progress=progress)
+        capture(
+            subject, path, inputs=inputs, steps=decoding or 0, floor=(), verify=False,
+            progress=progress,
+        )  # fmt: skip
         ours = stack.enter_context(open_trace(path))
         require_elements(theirs)
         plan = planting("reference", diff(path, port, map=map).rows, ours, theirs)
         half = time.monotonic()
         taps, dtype = plan.keys(), judged_dtype(ours, theirs)
+        fitted = fit_inputs(subject, inputs)[0]
         model = Reference(
             subject.model,
-            subject.call,
-            tensors_of(fit_inputs(subject, inputs)[0]),
+            subject.call if decoding is None else decoding_call(subject, decoding)[1],
+            tensors_of(fitted),
             lambda key: plan.value(taps[key]) if key in taps else None,
         )
         runs = stack.enter_context(

@@ -9,6 +9,7 @@ import typer
 
 from firstdiff.cli import options
 from firstdiff.cli.output import echo_json, progress
+from firstdiff.decoding import Decoding
 
 
 def capture(
@@ -31,6 +32,16 @@ def capture(
         Path | None,
         typer.Option(metavar="FILE", help="Inputs by keyword: a .npz, a .safetensors or a trace."),
     ] = None,
+    steps: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Decode N tokens after the prompt: those of --inputs TRACE where it decodes, else the most likely.",
+        ),
+    ] = 0,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Take the most likely tokens, whatever --inputs holds.")
+    ] = False,
     dtype: options.Dtype = None,
     select: options.Select = None,
     inputs_of: options.InputsOnly = False,
@@ -76,6 +87,7 @@ def capture(
             prompt_file=prompt_file,
             input_ids=input_ids,
             inputs=inputs,
+            steps=Decoding(steps) if greedy else steps,
             dtype=dtype,
             select=tuple(select or ()),
             inputs_only=inputs_of,

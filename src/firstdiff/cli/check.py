@@ -28,6 +28,13 @@ def check(
         ),
     ] = None,
     map_file: options.Map = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Decode N steps with the reference's tokens; default: as many as it has, 0: none.",
+        ),
+    ] = None,
     dtype: options.Dtype = None,
     select: options.Select = None,
     eager: options.Eager = False,
@@ -62,6 +69,7 @@ def check(
             subject,
             output=output,
             map=map_file,
+            steps=steps,
             dtype=dtype,
             select=tuple(select or ()),
             mode="eager" if eager else "jit",

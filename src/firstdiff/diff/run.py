@@ -15,6 +15,7 @@ from firstdiff.diff.compare import Comparison
 from firstdiff.diff.coverage import agreement, coverage_notes
 from firstdiff.diff.explain import explain
 from firstdiff.diff.floor import Floors, coarser, run_dtype
+from firstdiff.diff.generation import generation, last_common_step, up_to
 from firstdiff.diff.granularity import with_parts
 from firstdiff.diff.healing import mark_duplicates, mark_healed
 from firstdiff.diff.inputs import InputCheck, check_inputs
@@ -66,8 +67,12 @@ def diff(
         inputs = check_inputs(ours, theirs)
         progress("aligning")
         path_map = read_map(Path(map) if isinstance(map, os.PathLike) else map)
+        last, stopped = last_common_step(ours, theirs)
         alignment = align(
-            ours.activations, theirs.activations, path_map=path_map, matchers=matchers
+            up_to(ours.activations, last),
+            up_to(theirs.activations, last),
+            path_map=path_map,
+            matchers=matchers,
         )
         _check_alignment(alignment, ours, theirs)
         progress("measuring")
@@ -79,6 +84,7 @@ def diff(
         if finding is not None:
             finding = _with_pattern(finding, rows, comparison)
         result = _result(ours, theirs, inputs, comparison, alignment, rows, finding)
+        result = replace(result, generation=generation(rows, ours, theirs, stopped))
         if finding is None:
             return result
         progress("explaining")

@@ -41,7 +41,8 @@ class Subject:
     """``step(model, cache, **inputs)`` runs new tokens after those in ``cache`` and returns (what ``call`` returns for
     them, the cache with them in it). Inputs: `input_ids`[batch, new tokens]; where ``step`` takes them, `position_ids`
     of the same shape and `attention_mask`, which covers all tokens so far, or the whole cache where ``cache`` makes
-    one, 0 where nothing has been written. None: decoding runs ``call`` on all tokens so far again."""
+    one, 0 where nothing has been written. A model that keeps its cache in itself (NNX) returns None for it.
+    None: decoding runs ``call`` on all tokens so far again."""
     cache: Callable[..., Any] | None = None
     """``cache(model, batch, length)`` makes an empty cache for ``length`` tokens, any pytree of arrays. None: the first
     ``step`` gets None for it, and returns a cache that grows."""

@@ -36,6 +36,26 @@ class Planting:
     """What cannot be, and why."""
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """A value for the first places of every axis that has the length of a cache; the places behind it are filled."""
+
+    value: np.ndarray
+    """What is known."""
+    capacity: int
+    """Length of the cache."""
+
+    def fitted(self, shape: tuple[int, ...]) -> np.ndarray:
+        """In ``shape`` where that is possible, else as it is: masked, where it is a mask, otherwise zero."""
+        if len(shape) != self.value.ndim:
+            return self.value
+        pairs = list(zip(self.value.shape, shape, strict=True))
+        if any(own != size and size != self.capacity for own, size in pairs):
+            return self.value
+        lowest = min(self.value.min(initial=0), 0)  # an additive mask hides by its lowest number
+        return np.pad(self.value, [(0, size - own) for own, size in pairs], constant_values=lowest)
+
+
 def plan_planting(
     occurrences: Sequence[Occurrence], values: Mapping[Key, Any], max_iterations: int | None
 ) -> Planting:
@@ -79,15 +99,17 @@ def _arranged(
     all."""
     tap = group[0].tap
     leading, shape = _leading(group[0], max_iterations), _shape(tap)
-    first = np.asarray(values[group[0].key])
+    given = values[group[0].key]
+    first = given.value if isinstance(given, Prefix) else np.asarray(given)
     array = np.zeros(leading + shape, first.dtype)
     mask = np.zeros(leading, bool)
     stacked = _stacked(tap)
     for occurrence in group:
-        value = np.asarray(values[occurrence.key])
+        given = values[occurrence.key]
         left = iter(occurrence.place)
         place = tuple(slice(None) if entry.shards else next(left) for entry in stacked)
         expected = array[place].shape
+        value = given.fitted(expected) if isinstance(given, Prefix) else np.asarray(given)
         if value.shape != expected:
             key = occurrence.key
             name = " ".join(filter(None, (key.path, key.site, key.leaf)))
@@ -97,7 +119,7 @@ def _arranged(
             )
         array[place] = value
         mask[place] = True
-    return array, None if mask.all() else mask
+    return tap.turned_back(array, len(leading)), None if mask.all() else mask
 
 
 def _leading(occurrence: Occurrence, max_iterations: int | None) -> tuple[int, ...]:
@@ -114,8 +136,10 @@ def _stacked(tap: Tap) -> tuple[Stacked, ...]:
 
 
 def _shape(tap: Tap) -> tuple[int, ...]:
-    """Shape of a value at ``tap``: of the whole tensor where a `shard_map` cuts it."""
-    return tap.shape if tap.spec is None else tuple(tap.slot.var.aval.shape)
+    """Shape of a recorded value at ``tap``: of the whole tensor where a `shard_map` cuts it."""
+    if tap.spec is None:
+        return tap.shape
+    return tap.turned(np.broadcast_to(0, tap.slot.var.aval.shape)).shape
 
 
 def _cut(tap: Tap) -> Any:
