@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.inside import running
 from firstdiff.tracer.jax.tap import Opaque, TapKey, new_serial, scope, tap_tree
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def tap_call(
     args = [tapped(name, value) for name, value in zip(names, args, strict=True)]
     kwargs = {name: tapped(name, value) for name, value in kwargs.items()}
     before = [_contents(copy) for _, copy in copies]
-    with scope(path):
+    with scope(path), running(key):
         result = function(*args, **kwargs)
     for (original, copy), contents in zip(copies, before, strict=True):
         _return_changes(original, copy, contents)

@@ -52,3 +52,5 @@ class JaxCapture:
     """Activations that were replaced; their events hold what the model computed before that."""
     refused: dict[Key, str] = field(default_factory=dict)
     """Activations that were to be replaced and could not be, with the reason."""
+    functions: dict[str, str] = field(default_factory=dict)
+    """Where the model's own functions that ran are defined, `file:line` by `Key.method`; empty at module level."""

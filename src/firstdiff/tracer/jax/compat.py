@@ -35,6 +35,8 @@ INLINED = frozenset({"remat2", "remat", "checkpoint", "closed_call", "core_call"
 _PACKAGES = ("firstdiff", "flax", "haiku", "equinox", "keras", "jax")
 _FRAMEWORKS = tuple(f"{os.sep}{package}{os.sep}" for package in _PACKAGES)
 _OURS = str(Path(__file__).parents[2]) + os.sep
+_PORTS = os.path.join(_OURS, "models", "qwen2", "")
+"""Models of our own, which are traced like a user's."""
 
 _capture = cast("Any", jax).make_user_context(None)
 
@@ -170,13 +172,25 @@ def source_line(eqn: JaxprEqn) -> str:
 
     Frames of JAX, of the model frameworks and of firstdiff are not the user's.
     """
+    return source_place(eqn)[1]
+
+
+def source_place(eqn: JaxprEqn) -> tuple[str, str]:
+    """Qualified name of the function that the line of `source_line` stands in, and that line."""
     for frame in source_info_util.user_frames(eqn.source_info.traceback):
-        if not _is_framework(frame.file_name):
-            return f"{frame.file_name}:{frame.start_line}"
-    return ""
+        if not is_framework(frame.file_name):
+            name = frame.function_name.rpartition("<locals>.")[2]
+            return name, f"{frame.file_name}:{frame.start_line}"
+    return "", ""
 
 
-def _is_framework(file: str) -> bool:
-    return file.startswith(_OURS) or (
+def name_stack(eqn: JaxprEqn) -> str:
+    """Name scopes that ``eqn`` was traced in, outermost first, relative to its own jaxpr."""
+    return str(eqn.source_info.name_stack)
+
+
+def is_framework(file: str) -> bool:
+    """Whether ``file`` belongs to JAX, a model framework or firstdiff."""
+    return (file.startswith(_OURS) and not file.startswith(_PORTS)) or (
         "site-packages" in file and any(package in file for package in _FRAMEWORKS)
     )

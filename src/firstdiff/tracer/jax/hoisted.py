@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from firstdiff.tracer.jax.naming import scanned_module
-from firstdiff.tracer.jax.plan import Scan, Tap, taps
+from firstdiff.tracer.jax.plan import Scan, Tap, module_paths, taps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ def with_hoisted(nodes: Sequence[Node]) -> tuple[Node, ...]:
     found: list[Node] = []
     for node in nodes:
         if isinstance(node, Scan) and node.layered:
-            module = scanned_module(tap.key.path for tap in taps(node.children))
+            module = scanned_module(module_paths(node.children))
             moved = [tap for tap in found if isinstance(tap, Tap) and _is_within(tap, module)]
             found = [other for other in found if other not in moved]
             node = replace(node, children=(*_joined(moved, node), *node.children))

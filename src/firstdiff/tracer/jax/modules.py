@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.tracer.jax.inside import INSIDE
 from firstdiff.tracer.jax.schedule import WHOLE_CALL, Occurrence
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ class Census:
     def possible(self, occurrences: Iterable[Occurrence]) -> None:
         """Note what would fire if every branch were taken."""
         for occurrence in occurrences:
-            if occurrence.tap.key.front_end != WHOLE_CALL:
+            if occurrence.tap.key.front_end not in (WHOLE_CALL, INSIDE):
                 self._possible[occurrence.key.path] = None
 
     def fired(self, occurrences: Iterable[Occurrence]) -> None:
         """Note what fired: every activation, selected or not."""
         for occurrence in occurrences:
             key = occurrence.tap.key
-            if key.front_end == WHOLE_CALL:
+            if key.front_end in (WHOLE_CALL, INSIDE):
                 continue
             final = self._fired.setdefault(key.path, {})
             final.setdefault(occurrence.key.path, key.class_name)

@@ -60,7 +60,9 @@ class Recording:
 
     def __post_init__(self) -> None:
         self._refuse_impossible()
-        self._tracing = Tracing(self.model, self.call, self.framework, self.max_iterations)
+        self._tracing = Tracing(
+            self.model, self.call, self.framework, self.max_iterations, self.selection.level
+        )
         self._census = Census(self._tracing.fronts, self.model, self.module)
         self._programs: dict[Any, tuple[Program, list[Run]]] = {}
         self._steps = self._events = 0
@@ -139,6 +141,7 @@ class Recording:
             steps=self._steps,
             planted=tuple(self._planted),
             refused=dict(self._refused),
+            functions=dict(self._tracing.functions),
         )
 
     def _refuse_impossible(self) -> None:
@@ -168,8 +171,12 @@ class Recording:
         ]
 
     def _selected(self, occurrences: Sequence[Occurrence]) -> list[Occurrence]:
-        wants = self.selection.wants
-        return [o for o in occurrences if wants(o.key.path, o.key.site)]
+        return [o for o in occurrences if self._wants(o)]
+
+    def _wants(self, occurrence: Occurrence) -> bool:
+        key = occurrence.key
+        inside = key.level == "module" or self.selection.looks_into(key.path)
+        return inside and self.selection.wants(key.path, key.site)
 
     def _recorded(
         self, program: Program, runs: Sequence[Run], arguments: Sequence[Any], put: Put

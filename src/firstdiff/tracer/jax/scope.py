@@ -38,6 +38,10 @@ class Scope:
     """Home of a variable that came from elsewhere, or that a tap returned."""
     origins: dict[Any, Origin] = field(default_factory=dict)
     """What each variable depends on."""
+    stack: str = ""
+    """Name scopes around the sub-program."""
+    place: tuple[str, str] = ("", "")
+    """Function and `file:line` of the user's code that the sub-program is called from."""
 
     def home(self, var: Any) -> Slot:
         """Where ``var`` is at home."""
