@@ -107,6 +107,27 @@ def test_vmap(record, x):
     np.testing.assert_array_equal(recorded.value("", "output"), planted + 1)
 
 
+@pytest.mark.parametrize("layers", [[1], [0, 1, 2, 3]], ids=str)
+def test_vmap_over_a_later_axis_inside_a_scan(record, weights, layers):
+    """Values are given as they are recorded, batch first, wherever the program has that axis."""
+    x = np.random.default_rng(3).normal(size=(8, 3)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    values = {i: rng.normal(size=(3, 16)).astype(np.float32) for i in layers}
+
+    def call(model, x):
+        return jax.vmap(lambda row: scanned(model, row), in_axes=1)(x)
+
+    planted = {output(f"layers.{i}.h"): value for i, value in values.items()}
+    recorded = record(weights, call, {"x": x}, values=planted)
+    c = x.T
+    for i in range(4):
+        own = np.tanh(c @ weights["up"][i])
+        np.testing.assert_allclose(recorded.value(f"layers.{i}.h"), own, rtol=2e-5, atol=1e-6)
+        c = c + values.get(i, own) @ weights["down"][i]
+        np.testing.assert_allclose(recorded.value(f"layers.{i}"), c, rtol=2e-5, atol=1e-5)
+    assert recorded.capture.planted == tuple(planted)
+
+
 @pytest.mark.parametrize("flag", [True, False])
 def test_a_branch(record, x, flag):
     def call(model, x, flag):

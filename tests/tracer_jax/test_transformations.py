@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import firstdiff
+from firstdiff.tracer.jax.recording import Recording
 from firstdiff.traces.schema import Axis
 
 
@@ -98,6 +99,24 @@ def test_vmap_puts_the_batch_first(record, x, axis):
     recorded = record(jnp.float32(3), call, {"x": x})
     np.testing.assert_array_equal(recorded.value("row"), np.moveaxis(np.asarray(x) * 3, axis, 0))
     assert recorded.event("row").axes == (Axis("vmap", x.shape[axis]),)
+
+
+def test_vmap_costs_the_program_nothing(record, x):
+    """The batch axis is brought to the front on the host: the program that runs is the plain one."""
+
+    def call(model, x):
+        rows = jax.vmap(lambda row: firstdiff.tap("row", row * model), in_axes=1, out_axes=1)(x)
+        return firstdiff.tap("rows", rows)
+
+    recording = Recording(jnp.float32(3), call, lambda _event: None, framework="linen")
+    program, (run,) = recording._program(recording._tracing.given({"x": x}))
+    traced = jax.make_jaxpr(lambda: run._execute([jnp.float32(3), x], {}))()
+    assert "transpose" not in str(traced)
+    assert "transpose" not in str(program.jaxpr)
+    recorded = record(jnp.float32(3), call, {"x": x})
+    np.testing.assert_array_equal(recorded.value("row"), np.asarray(x).T * 3)
+    np.testing.assert_array_equal(recorded.value("rows"), np.asarray(x) * 3)
+    assert recorded.event("rows").same_as is None
 
 
 def test_nested_vmap_has_its_axes_outermost_first(record):

@@ -35,8 +35,10 @@ class Emission:
 
     def give(self, occurrence: Occurrence, value: np.ndarray) -> None:
         """Send the event of ``occurrence``."""
+        shards = len(occurrence.index) - len(occurrence.iterations_of_slot)
+        value = occurrence.tap.turned(value, shards)
         stored, dtype = storage(np.asarray(value, order="C"))
-        identity = occurrence.slot, occurrence.iterations_of_slot
+        identity = occurrence.slot, (*occurrence.iterations_of_slot, *occurrence.tap.places)
         self.sink(
             Event(
                 key=occurrence.key,

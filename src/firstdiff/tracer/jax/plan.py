@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 if TYPE_CHECKING:
     from firstdiff.tracer.jax.tap import TapKey
 
@@ -54,7 +56,9 @@ class Tap:
     scope: Address = ()
     """The sub-program that the tapped call runs in."""
     batch: tuple[int, ...] = ()
-    """Sizes of the leading axes that `vmap` added."""
+    """Sizes of the axes that `vmap` added, outermost first: they lead the recorded value."""
+    places: tuple[int, ...] = ()
+    """Where those axes are in the program's own value."""
     source: str = ""
     """`file:line` of the user's code."""
     stacked: tuple[Stacked, ...] = ()
@@ -63,9 +67,24 @@ class Tap:
     """Partition spec of the planted value inside a `shard_map`, when it is an argument or a result
     of it."""
     shape: tuple[int, ...] = ()
-    """Shape at this place, without the stacked axes; per shard inside a `shard_map`."""
+    """Shape as it is recorded, without the stacked axes; per shard inside a `shard_map`."""
     dtype: Any = None
     """JAX dtype."""
+
+    def turned(self, value: np.ndarray, shards: int = 0) -> np.ndarray:
+        """A view of the program's ``value`` with the axes of `vmap` in front, behind ``shards`` axes."""
+        if self.places == tuple(range(len(self.places))):
+            return value
+        return np.moveaxis(value, *self._moves(shards))
+
+    def turned_back(self, value: np.ndarray, shards: int = 0) -> np.ndarray:
+        """The inverse of `turned`: a recorded value as the program has it."""
+        source, target = self._moves(shards)
+        return np.moveaxis(value, target, source)
+
+    def _moves(self, shards: int) -> tuple[list[int], list[int]]:
+        places = [shards + place for place in self.places]
+        return places, [shards + place for place in range(len(places))]
 
 
 @dataclass(frozen=True)

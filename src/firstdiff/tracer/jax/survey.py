@@ -119,16 +119,18 @@ class _Reader:
         if address not in self.planted:
             scope.homes[out] = home
         batch = eqn.params["batch"]
+        rest = (place for place in range(len(aval.shape)) if place not in batch)
         return Tap(
             key=eqn.params["key"],
             address=address,
             slot=home,
             scope=scope.address,
-            batch=tuple(aval.shape[:batch]),
+            batch=tuple(aval.shape[place] for place in batch),
+            places=batch,
             source=compat.source_line(eqn),
             stacked=stacked(scope.frames, out),
             spec=self.specs.get((scope.address, None if isinstance(atom, Literal) else atom)),
-            shape=tuple(aval.shape),
+            shape=tuple(aval.shape[place] for place in (*batch, *rest)),
             dtype=aval.dtype,
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -61,19 +61,25 @@ class TapKey:
 
 
 tap_p: Any = Primitive("firstdiff_tap")
-"""Unary identity. Params: ``key`` (`TapKey`), ``batch`` (number of leading axes that `vmap`
-added)."""
+"""Unary identity. Params: ``key`` (`TapKey`), ``batch`` (places of the axes that `vmap` added,
+outermost first).
+
+An axis stays where the program has it: moving it to the front here would cost the device a copy, so the value is
+turned on the host when it is recorded (`Tap.turned`)."""
 
 
 def _identity(value: Any, **_params: Any) -> Any:
     return value
 
 
-def _batched(operands: tuple[Any], dims: tuple[Any], *, key: TapKey, batch: int) -> tuple[Any, Any]:
+def _batched(
+    operands: tuple[Any], dims: tuple[Any], *, key: TapKey, batch: Sequence[int]
+) -> tuple[Any, Any]:
     (value,), (dim,) = operands, dims
     if dim is None:
         return tap_p.bind(value, key=key, batch=batch), dim
-    return tap_p.bind(jnp.moveaxis(value, dim, 0), key=key, batch=batch + 1), 0
+    inner = (place + 1 if place >= dim else place for place in batch)
+    return tap_p.bind(value, key=key, batch=(dim, *inner)), dim
 
 
 def _jvp(primals: tuple[Any], tangents: tuple[Any], **params: Any) -> tuple[Any, Any]:
@@ -157,8 +163,8 @@ def tap_leaf(value: Any, key: TapKey) -> Any:
     """Tap one array. A concrete array stays concrete, because the caller may branch on it: it is
     only observed."""
     if isinstance(value, Tracer):
-        return tap_p.bind(value, key=key, batch=0)
-    tap_p.bind(value, key=replace(key, plantable=False), batch=0)
+        return tap_p.bind(value, key=key, batch=())
+    tap_p.bind(value, key=replace(key, plantable=False), batch=())
     return value
 
 
