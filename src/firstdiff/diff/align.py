@@ -48,6 +48,8 @@ class Pair:
     """What a person should know if they differ: another way to lay one on the other that fits."""
     confidence: float = 1.0
     """How sure it is that they are the same, 0 to 1."""
+    conflict: str = ""
+    """What contradicts the pair: names that say something else."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,14 @@ def leftovers(
 
 def _pair_tensors(modules: Iterable[ModulePair]) -> tuple[Pair, ...]:
     pairs = [
-        Pair(one, other, module.evidence, leaf)
+        Pair(
+            one,
+            other,
+            module.evidence,
+            leaf,
+            confidence=module.certainty,
+            conflict=module.conflict,
+        )
         for module in modules
         for one, other, leaf in pair_leaves(module.reference, module.port)
     ]

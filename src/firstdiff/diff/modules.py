@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 Evidence = Literal["map", "weights", "name", "alias", "graph", "only candidate", "values", "neighbours"]
 """What a pair rests on, strongest first."""
 
+CONFIDENCE: dict[Evidence, float] = {
+    "map": 1.0, "weights": 1.0, "name": 0.95, "values": 0.9, "alias": 0.75, "graph": 0.9, "only candidate": 0.6,
+    "neighbours": 0.8,
+}  # fmt: skip
+"""How sure a pair is by its kind of evidence alone."""
+
 _CALL_METHODS = frozenset({"forward", "__call__", "call", ""})
 
 
@@ -48,6 +54,15 @@ class ModulePair:
     """The port's."""
     evidence: Evidence
     """What the pair rests on."""
+    confidence: float | None = None
+    """How sure that is, 0 to 1; None for what its kind of evidence is worth (`CONFIDENCE`)."""
+    conflict: str = ""
+    """What contradicts it: names that say something else."""
+
+    @property
+    def certainty(self) -> float:
+        """How sure the pair is, 0 to 1."""
+        return CONFIDENCE[self.evidence] if self.confidence is None else self.confidence
 
 
 Matcher = Callable[[Sequence[Module], Sequence[Module], Sequence[ModulePair]], list[ModulePair]]

@@ -170,6 +170,11 @@ def taps(nodes: tuple[Node, ...]) -> Iterator[Tap]:
             yield from taps(node.children)
 
 
+def module_paths(nodes: tuple[Node, ...]) -> Iterator[str]:
+    """Paths of the taps below ``nodes`` that stand for modules, in program order: they name places."""
+    return (tap.key.path for tap in taps(nodes) if tap.key.level == "module")
+
+
 def loops(nodes: tuple[Node, ...]) -> Iterator[Scan | While]:
     """Every loop below ``nodes``, outer ones before those inside."""
     for node in nodes:

@@ -40,6 +40,8 @@ class Program:
     """How many of the arguments are parameters; they come first."""
     max_iterations: int | None = None
 
+    equations: Callable[[str], str] | None = None
+    """Path of the module that name scopes stand for, where every equation is tapped."""
     def planted(self, addresses: frozenset[Address]) -> Program:
         """The same program, read knowing that the taps at ``addresses`` return other values than
         they receive."""
@@ -50,6 +52,7 @@ class Program:
             planted=addresses,
         )
         return replace(self, plan=plan)
+            equations=self.equations,
 
 
 def read_program(
@@ -60,9 +63,11 @@ def read_program(
     max_iterations: int | None = None,
 ) -> Program:
     """Trace ``function(parameters, inputs)``, two lists of arrays, once. Nothing is computed.
+    equations: Callable[[str], str] | None = None,
 
     Taps are found only while a capture is on (`compat.capturing`). ``max_iterations`` keeps that
-    many first iterations of while loops; without it the last one is kept.
+    many first iterations of while loops; without it the last one is kept. ``equations`` taps every
+    equation (`survey`).
     """
     rebuild: list[Callable[[Sequence[Any]], Any]] = []
 
@@ -82,8 +87,10 @@ def read_program(
         return arrays
 
     jaxpr = jax.make_jaxpr(flat)(list(parameters), list(inputs))
-    plan = survey(jaxpr, parameters=len(parameters), max_iterations=max_iterations)
-    return Program(jaxpr, plan, rebuild[-1], len(parameters), max_iterations)
+    plan = survey(
+        jaxpr, parameters=len(parameters), max_iterations=max_iterations, equations=equations
+    )
+    return Program(jaxpr, plan, rebuild[-1], len(parameters), max_iterations, equations)
 
 
 def executable(

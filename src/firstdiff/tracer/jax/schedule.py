@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from firstdiff.tracer.jax.naming import PLACEHOLDER, filled, numbered, scan_places
-from firstdiff.tracer.jax.plan import Branches, Node, Plan, Scan, Shards, Slot, Tap, While, taps
+from firstdiff.tracer.jax.plan import (
+    Branches,
+    Node,
+    Plan,
+    Scan,
+    Shards,
+    Slot,
+    Tap,
+    While,
+    module_paths,
+    taps,
+)
 from firstdiff.traces.schema import Axis, Key
 
 if TYPE_CHECKING:
@@ -82,6 +93,13 @@ def _returns_the_root(everything: list[Tap]) -> bool:
 
 
 @dataclass(frozen=True)
+def _place(path: str, places: Mapping[str, int | None]) -> int | None:
+    """Where the iteration goes in ``path``: as in the nearest module around it."""
+    while path and path not in places:
+        path = path.rpartition(".")[0]
+    return places.get(path)
+
+
 class _Here:
     """Where in the unrolled loops the reader is."""
 
@@ -131,7 +149,10 @@ class _Scheduler:
 
     def scan(self, node: Scan, here: _Here) -> Iterator[Occurrence]:
         if node.address not in self.places:
-            self.places[node.address] = scan_places(tap.key.path for tap in taps(node.children))
+            found = scan_places(module_paths(node.children))
+            self.places[node.address] = {
+                path: _place(path, found) for path in {tap.key.path for tap in taps(node.children)}
+            }
         order = range(node.length)
         for index in reversed(order) if node.reverse else order:
             inner = here.inside(Axis("scan", node.length, index), index, stacked=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.equations import equation_taps, is_transparent, place_inside
 from firstdiff.tracer.jax.hoisted import with_hoisted
 from firstdiff.tracer.jax.layered import combined, is_layered
 from firstdiff.tracer.jax.plan import (
@@ -45,11 +46,14 @@ def survey(
     planted: frozenset[Address] = frozenset(),
 ) -> Plan:
     """Plan of ``program``, whose first ``parameters`` arguments (and all constants) are parameters.
+    equations: Callable[[str], str] | None = None,
 
     ``max_iterations`` keeps that many first iterations of every while loop instead of its last one.
-    A tap whose address is in ``planted`` returns another value than it receives.
+    A tap whose address is in ``planted`` returns another value than it receives. With ``equations``
+    the result of every equation is tapped as well; it gives the path of the module for name scopes.
     """
-    reader = _Reader(max_iterations, planted)
+    reader = _Reader(max_iterations, planted, equations)
+    reader.parameters = parameters
     root = Scope((), ())
     for number, var in enumerate(program.jaxpr.invars):
         root.origins[var] = "parameter" if number < parameters else "input"
@@ -68,15 +72,22 @@ def has_taps(jaxpr: Jaxpr) -> bool:
 
 
 class _Reader:
-    def __init__(self, max_iterations: int | None, planted: frozenset[Address]) -> None:
+    def __init__(
+        self,
+        max_iterations: int | None,
+        planted: frozenset[Address],
+        equations: Callable[[str], str] | None,
+    ) -> None:
         self.max_iterations = max_iterations
         self.planted = planted
         self.notes: list[str] = []
         self.facts: set[Slot] = set()
+        self.equations = equations
         self.carried: dict[Slot, Carried] = {}
         self.moves: dict[Slot, tuple[Slot, Any]] = {}
         self.specs: dict[tuple[Address, Any], Any] = {}
 
+        self.made: set[Any] = set()
     def read(self, jaxpr: Jaxpr, scope: Scope) -> tuple[Node, ...]:
         for var in jaxpr.constvars:
             scope.origins.setdefault(var, "parameter")
@@ -84,17 +95,42 @@ class _Reader:
         for number, eqn in enumerate(jaxpr.eqns):
             if eqn.primitive is tap_p:
                 tap = self.tap(eqn, scope, number)
-                if tap.key.weights or scope.origin(eqn.invars[0]) != "parameter":
+                if not self.is_parameter(eqn.invars[0], tap, scope):
                     nodes.append(tap)
-            elif any(has_taps(inner) for inner in compat.jaxprs_of(eqn)):
+            elif self.is_entered(eqn):
                 nodes.extend(self.inside(eqn, scope, number))
             origin = combined([scope.origin(atom) for atom in eqn.invars])
             for var in eqn.outvars:
+            elif self.equations is not None:
+                nodes.extend(equation_taps(eqn, scope, number, self.equations))
                 scope.origins.setdefault(var, origin)
+            self.made.update(eqn.outvars if eqn.primitive is not tap_p else ())
         return with_hoisted(nodes)
 
     def inside(self, eqn: JaxprEqn, scope: Scope, number: int) -> Sequence[Node]:
         name = eqn.primitive.name
+    def origin_of_constant(self, var: Any) -> Origin:
+        """A constant of the program is a weight in a closure, or, in a model that has parameters of its own and where
+        it is a mere vector, a table to compute from, such as the frequencies of a rotary embedding."""
+        is_table = self.parameters > 0 and len(getattr(var.aval, "shape", ())) < 2
+        return "constant" if is_table else "parameter"
+
+    def is_parameter(self, atom: Any, tap: Tap, scope: Scope) -> bool:
+        """Whether ``tap`` is not to be recorded, because it shows a parameter."""
+        if scope.origin(atom) != "parameter":
+            return False
+        if (
+            tap.key.level == "function"
+        ):  # positions, rotary tables: made from constants, and of interest
+            return tap.slot.var not in self.made
+        return not tap.key.weights
+
+    def is_entered(self, eqn: JaxprEqn) -> bool:
+        """Whether something is tapped in a program that ``eqn`` holds."""
+        if self.equations is not None and is_transparent(eqn):
+            return True
+        return any(has_taps(inner) for inner in compat.jaxprs_of(eqn))
+
         if name in compat.JIT | compat.INLINED:
             return self.inlined(eqn, scope, number)
         rules: dict[str, Callable[[JaxprEqn, Scope, int], Node]] = {
@@ -127,7 +163,7 @@ class _Reader:
             scope=scope.address,
             batch=tuple(aval.shape[place] for place in batch),
             places=batch,
-            source=compat.source_line(eqn),
+            source=eqn.params["key"].source or compat.source_line(eqn),
             stacked=stacked(scope.frames, out),
             spec=self.specs.get((scope.address, None if isinstance(atom, Literal) else atom)),
             shape=tuple(aval.shape[place] for place in (*batch, *rest)),
@@ -138,6 +174,7 @@ class _Reader:
         self,
         jaxpr: Jaxpr,
         scope: Scope,
+        eqn: JaxprEqn,
         where: tuple[int, int],
         atoms: Sequence[Any],
         passing: range,
@@ -146,7 +183,9 @@ class _Reader:
 
         Those in ``passing`` are the very same values inside.
         """
-        inner = Scope((*scope.address, *where), scope.frames)
+        stack = f"{scope.stack}/{compat.name_stack(eqn)}"
+        place = place_inside(eqn, scope) if self.equations is not None else ("", "")
+        inner = Scope((*scope.address, *where), scope.frames, stack=stack, place=place)
         for index, (var, atom) in enumerate(zip(jaxpr.invars, atoms, strict=True)):
             inner.origins[var] = scope.origin(atom)
             if index in passing and not isinstance(atom, Literal):
@@ -158,7 +197,7 @@ class _Reader:
         if closed is None:
             return []
         inner = self.enter(
-            closed.jaxpr, scope, (number, 0), eqn.invars, range(len(closed.jaxpr.invars))
+            eqn, closed.jaxpr, scope, (number, 0), eqn.invars, range(len(closed.jaxpr.invars))
         )
         nodes = self.read(closed.jaxpr, inner)
         for out, atom in zip(eqn.outvars, closed.jaxpr.outvars, strict=True):
@@ -170,7 +209,7 @@ class _Reader:
         params = eqn.params
         body, constants = params["jaxpr"].jaxpr, params["num_consts"]
         layered = is_layered(eqn, [scope.origin(atom) for atom in eqn.invars])
-        inner = self.enter(body, scope, (number, 0), eqn.invars, range(constants))
+        inner = self.enter(eqn, body, scope, (number, 0), eqn.invars, range(constants))
         inner.frames = (*scope.frames, Frame())
         nodes = self.read(body, inner)
         self.carries(eqn, scope, inner)
@@ -198,7 +237,7 @@ class _Reader:
             self.notes.append("taps in the condition of a while loop are not recorded")
         first, constants = params["cond_nconsts"], params["body_nconsts"]
         body = params["body_jaxpr"].jaxpr
-        inner = self.enter(body, scope, (number, 0), eqn.invars[first:], range(constants))
+        inner = self.enter(eqn, body, scope, (number, 0), eqn.invars[first:], range(constants))
         if self.max_iterations is not None:
             inner.frames = (*scope.frames, Frame())
         nodes = self.read(body, inner)
@@ -212,7 +251,7 @@ class _Reader:
         everything = range(len(operands))
         children = []
         for which, branch in enumerate(eqn.params["branches"]):
-            inner = self.enter(branch.jaxpr, scope, (number, which), operands, everything)
+            inner = self.enter(eqn, branch.jaxpr, scope, (number, which), operands, everything)
             children.append(self.read(branch.jaxpr, inner))
         address = (*scope.address, number)
         if isinstance(index, Literal):
@@ -224,7 +263,7 @@ class _Reader:
     def shards(self, eqn: JaxprEqn, scope: Scope, number: int) -> Shards:
         params = eqn.params
         body = params["jaxpr"]
-        inner = self.enter(body, scope, (number, 0), eqn.invars, range(len(body.invars)))
+        inner = self.enter(eqn, body, scope, (number, 0), eqn.invars, range(len(body.invars)))
         axes = tuple((name, params["mesh"].shape[name]) for name in compat.manual_axes(eqn))
         inner.frames = (*scope.frames, Frame(axes, params["check_vma"]))
         for var, spec in zip(body.invars, params["in_specs"], strict=True):

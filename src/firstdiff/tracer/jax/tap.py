@@ -23,9 +23,12 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from firstdiff.tracer.jax import compat
+from firstdiff.traces.schema import level_of
 
 if TYPE_CHECKING:
-    from firstdiff.traces.schema import Site
+    from firstdiff.tracer.jax.inside import Inside
+    from firstdiff.tracer.jax.repeats import Repeat
+    from firstdiff.traces.schema import Level, Site
 
 T = TypeVar("T")
 Opaque = Callable[[object], bool]
@@ -58,6 +61,17 @@ class TapKey:
     """False where the model goes on with its own value: a container that we must not copy."""
     weights: bool = True
     """False where a value that depends on parameters alone is not recorded."""
+    observed: bool = False
+    """Whether the program was traced past the tap: it goes on with the value itself (`threaded`)."""
+    repeats: tuple[Repeat, ...] = ()
+    """The enclosing calls that stand in a Python loop, outermost first: their numbers go into the path."""
+    source: str = ""
+    """`file:line` to say of it, where that is not the line at which it is tapped."""
+
+    @property
+    def level(self) -> Level:
+        """Whether it is a value of a module, or of what happens inside one."""
+        return level_of(self.method)
 
 
 tap_p: Any = Primitive("firstdiff_tap")
@@ -122,9 +136,16 @@ class Capturing:
     without that first, and again, ``scoped``, when `relative` turned out true.
     """
 
-    def __init__(self, *, scoped: bool = False) -> None:
-        self.scoped = scoped
+    def __init__(self, *, scoped: bool = False, inside: Inside | None = None) -> None:
+        self.scoped = scoped or inside is not None
         self.relative = False
+        self.inside = inside
+        """What looks into modules; None at the level of modules."""
+
+
+def current_scope() -> str:
+    """Path of the module whose code is being traced, as its front end spells it."""
+    return _scope.get()
 
 
 def new_serial() -> int:

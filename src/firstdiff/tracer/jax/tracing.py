@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from firstdiff.tracer.jax.frontend import (
     split_pytree,
 )
 from firstdiff.tracer.jax.plan import taps
+from firstdiff.tracer.jax.inside import INSIDE, Inside
 from firstdiff.tracer.jax.reap import Mode, Program, executable, options_of, read_program
 from firstdiff.tracer.jax.schedule import WHOLE_CALL
 from firstdiff.tracer.jax.state import Returned, returned
@@ -28,6 +29,9 @@ from firstdiff.tracer.jax.wanted import Wanted
 from firstdiff.traces.errors import FirstdiffError, SubjectError
 
 Inputs = Mapping[str, Any]
+if TYPE_CHECKING:
+    from firstdiff.traces.schema import Level
+
 
 _LOST = (
     "the model's {} was changed inside a transformation (scan, vmap, remat or an inner jit) that does not return "
@@ -66,9 +70,13 @@ class Tracing:
         framework: str | None,
         max_iterations: int | None,
     ) -> None:
+        level: Level = "module",
         self.model, self.call, self.framework = model, call, framework
         self.max_iterations = max_iterations
         self.fronts = front_ends_for(model, framework)
+        self.level = level
+        self.functions: dict[str, str] = {}
+        """Where the functions that were traced are defined, `file:line` by `Key.method`."""
         self.notes: dict[str, None] = {}
         """What cannot be carried from one step to the next."""
         self._plain: dict[Any, Callable[..., Any]] = {}
@@ -99,7 +107,8 @@ class Tracing:
         none."""
         if self.framework != FALLBACK:
             program = self._traced([f for f in self.fronts if f.name != FALLBACK], given)
-            if any(tap.key.front_end != WHOLE_CALL for tap in taps(program.plan.nodes)):
+            ours = (WHOLE_CALL, INSIDE)
+            if any(tap.key.front_end not in ours for tap in taps(program.plan.nodes)):
                 return program
         return self._traced(self.fronts, given)
 
@@ -129,6 +138,8 @@ class Tracing:
 
     def _traced(self, fronts: Sequence[FrontEnd], given: Given) -> Program:
         first = Capturing()
+        if self.level != "module":
+            return self._traced_once(fronts, given, Capturing(inside=Inside(self.level)))
         program = self._traced_once(fronts, given, first)
         if not first.relative:
             return program
@@ -143,12 +154,17 @@ class Tracing:
             split = self._split(tapped)
             function = self._function(split, given.inputs, tapped=True)
             stack.enter_context(users_code("calling the model failed"))
+            inside = marker.inside
+            if inside is not None and all(front.name != FALLBACK for front in fronts):
+                stack.enter_context(inside.watcher)
+                self.functions = inside.watcher.definitions.places
             return read_program(
                 function,
                 given.model.arrays,
                 given.inputs.arrays,
                 max_iterations=self.max_iterations,
             )
+                equations=inside.module_of if inside and inside.level == "op" else None,
 
     def _function(self, split: Split, fed: Split, *, tapped: bool) -> Callable[..., Returned]:
         """The call as a function of arrays, which gives its result and what it changed in the model."""
