@@ -39,9 +39,9 @@ class Program:
     parameters: int
     """How many of the arguments are parameters; they come first."""
     max_iterations: int | None = None
-
     equations: Callable[[str], str] | None = None
     """Path of the module that name scopes stand for, where every equation is tapped."""
+
     def planted(self, addresses: frozenset[Address]) -> Program:
         """The same program, read knowing that the taps at ``addresses`` return other values than
         they receive."""
@@ -50,9 +50,9 @@ class Program:
             parameters=self.parameters,
             max_iterations=self.max_iterations,
             planted=addresses,
+            equations=self.equations,
         )
         return replace(self, plan=plan)
-            equations=self.equations,
 
 
 def read_program(
@@ -61,9 +61,9 @@ def read_program(
     inputs: Sequence[Any],
     *,
     max_iterations: int | None = None,
+    equations: Callable[[str], str] | None = None,
 ) -> Program:
     """Trace ``function(parameters, inputs)``, two lists of arrays, once. Nothing is computed.
-    equations: Callable[[str], str] | None = None,
 
     Taps are found only while a capture is on (`compat.capturing`). ``max_iterations`` keeps that
     many first iterations of while loops; without it the last one is kept. ``equations`` taps every

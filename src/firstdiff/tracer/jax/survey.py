@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from jax.extend.core import ClosedJaxpr
 
+    from firstdiff.tracer.jax.layered import Origin
+
 
 def survey(
     program: ClosedJaxpr,
@@ -44,9 +46,9 @@ def survey(
     parameters: int = 0,
     max_iterations: int | None = None,
     planted: frozenset[Address] = frozenset(),
+    equations: Callable[[str], str] | None = None,
 ) -> Plan:
     """Plan of ``program``, whose first ``parameters`` arguments (and all constants) are parameters.
-    equations: Callable[[str], str] | None = None,
 
     ``max_iterations`` keeps that many first iterations of every while loop instead of its last one.
     A tap whose address is in ``planted`` returns another value than it receives. With ``equations``
@@ -80,17 +82,17 @@ class _Reader:
     ) -> None:
         self.max_iterations = max_iterations
         self.planted = planted
+        self.equations = equations
         self.notes: list[str] = []
         self.facts: set[Slot] = set()
-        self.equations = equations
         self.carried: dict[Slot, Carried] = {}
         self.moves: dict[Slot, tuple[Slot, Any]] = {}
+        self.made: set[Any] = set()
         self.specs: dict[tuple[Address, Any], Any] = {}
 
-        self.made: set[Any] = set()
     def read(self, jaxpr: Jaxpr, scope: Scope) -> tuple[Node, ...]:
         for var in jaxpr.constvars:
-            scope.origins.setdefault(var, "parameter")
+            scope.origins.setdefault(var, self.origin_of_constant(var))
         nodes: list[Node] = []
         for number, eqn in enumerate(jaxpr.eqns):
             if eqn.primitive is tap_p:
@@ -99,16 +101,14 @@ class _Reader:
                     nodes.append(tap)
             elif self.is_entered(eqn):
                 nodes.extend(self.inside(eqn, scope, number))
-            origin = combined([scope.origin(atom) for atom in eqn.invars])
-            for var in eqn.outvars:
             elif self.equations is not None:
                 nodes.extend(equation_taps(eqn, scope, number, self.equations))
-                scope.origins.setdefault(var, origin)
+            origin = combined([scope.origin(atom) for atom in eqn.invars])
             self.made.update(eqn.outvars if eqn.primitive is not tap_p else ())
+            for var in eqn.outvars:
+                scope.origins.setdefault(var, origin)
         return with_hoisted(nodes)
 
-    def inside(self, eqn: JaxprEqn, scope: Scope, number: int) -> Sequence[Node]:
-        name = eqn.primitive.name
     def origin_of_constant(self, var: Any) -> Origin:
         """A constant of the program is a weight in a closure, or, in a model that has parameters of its own and where
         it is a mere vector, a table to compute from, such as the frequencies of a rotary embedding."""
@@ -131,6 +131,8 @@ class _Reader:
             return True
         return any(has_taps(inner) for inner in compat.jaxprs_of(eqn))
 
+    def inside(self, eqn: JaxprEqn, scope: Scope, number: int) -> Sequence[Node]:
+        name = eqn.primitive.name
         if name in compat.JIT | compat.INLINED:
             return self.inlined(eqn, scope, number)
         rules: dict[str, Callable[[JaxprEqn, Scope, int], Node]] = {
@@ -172,9 +174,9 @@ class _Reader:
 
     def enter(
         self,
+        eqn: JaxprEqn,
         jaxpr: Jaxpr,
         scope: Scope,
-        eqn: JaxprEqn,
         where: tuple[int, int],
         atoms: Sequence[Any],
         passing: range,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.carried import Carried, Stepped
 from firstdiff.tracer.jax.frontend import (
     FALLBACK,
     FrontEnd,
@@ -19,8 +20,8 @@ from firstdiff.tracer.jax.frontend import (
     is_array,
     split_pytree,
 )
-from firstdiff.tracer.jax.plan import taps
 from firstdiff.tracer.jax.inside import INSIDE, Inside
+from firstdiff.tracer.jax.plan import taps
 from firstdiff.tracer.jax.reap import Mode, Program, executable, options_of, read_program
 from firstdiff.tracer.jax.schedule import WHOLE_CALL
 from firstdiff.tracer.jax.state import Returned, returned
@@ -28,10 +29,10 @@ from firstdiff.tracer.jax.tap import Capturing, TapKey, new_serial, tap_tree
 from firstdiff.tracer.jax.wanted import Wanted
 from firstdiff.traces.errors import FirstdiffError, SubjectError
 
-Inputs = Mapping[str, Any]
 if TYPE_CHECKING:
     from firstdiff.traces.schema import Level
 
+Inputs = Mapping[str, Any]
 
 _LOST = (
     "the model's {} was changed inside a transformation (scan, vmap, remat or an inner jit) that does not return "
@@ -69,14 +70,14 @@ class Tracing:
         call: Callable[..., Any] | None,
         framework: str | None,
         max_iterations: int | None,
-    ) -> None:
         level: Level = "module",
+    ) -> None:
         self.model, self.call, self.framework = model, call, framework
         self.max_iterations = max_iterations
-        self.fronts = front_ends_for(model, framework)
         self.level = level
         self.functions: dict[str, str] = {}
         """Where the functions that were traced are defined, `file:line` by `Key.method`."""
+        self.fronts = front_ends_for(model, framework)
         self.notes: dict[str, None] = {}
         """What cannot be carried from one step to the next."""
         self._plain: dict[Any, Callable[..., Any]] = {}
@@ -137,9 +138,9 @@ class Tracing:
         return self.fronts[0].split(model) if self.fronts else split_pytree(model)
 
     def _traced(self, fronts: Sequence[FrontEnd], given: Given) -> Program:
-        first = Capturing()
         if self.level != "module":
             return self._traced_once(fronts, given, Capturing(inside=Inside(self.level)))
+        first = Capturing()
         program = self._traced_once(fronts, given, first)
         if not first.relative:
             return program
@@ -153,18 +154,18 @@ class Tracing:
                 tapped = stack.enter_context(front.installed(tapped))
             split = self._split(tapped)
             function = self._function(split, given.inputs, tapped=True)
-            stack.enter_context(users_code("calling the model failed"))
             inside = marker.inside
             if inside is not None and all(front.name != FALLBACK for front in fronts):
                 stack.enter_context(inside.watcher)
                 self.functions = inside.watcher.definitions.places
+            stack.enter_context(users_code("calling the model failed"))
             return read_program(
                 function,
                 given.model.arrays,
                 given.inputs.arrays,
                 max_iterations=self.max_iterations,
-            )
                 equations=inside.module_of if inside and inside.level == "op" else None,
+            )
 
     def _function(self, split: Split, fed: Split, *, tapped: bool) -> Callable[..., Returned]:
         """The call as a function of arrays, which gives its result and what it changed in the model."""
@@ -183,8 +184,14 @@ class Tracing:
 
     def _tapped(self, model: Any, inputs: Inputs) -> Any:
         key = TapKey("", "input", front_end=WHOLE_CALL, serial=new_serial())
-        inputs = {name: tap_tree(value, replace(key, leaf=name)) for name, value in inputs.items()}
-        return tap_tree(self._called(model, inputs), replace(key, site="output"))
+        inputs = {
+            name: tap_tree(value, replace(key, leaf=name), opaque=_is_carried)
+            for name, value in inputs.items()
+        }
+        result, key = self._called(model, inputs), replace(key, site="output")
+        if isinstance(result, Stepped):  # what goes to the next step is not recorded
+            return result._replace(output=tap_tree(result.output, key))
+        return tap_tree(result, key)
 
     def _changed(self, given: Given) -> Split:
         """The model, abstract, as the call of ``given`` leaves it."""
@@ -200,6 +207,10 @@ class Tracing:
 
     def _called(self, model: Any, inputs: Inputs) -> Any:
         return model(**inputs) if self.call is None else self.call(model, **inputs)
+
+
+def _is_carried(value: object) -> bool:
+    return isinstance(value, Carried)
 
 
 @contextlib.contextmanager
