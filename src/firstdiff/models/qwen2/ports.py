@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from firstdiff.models.faults import Fault
     from firstdiff.models.subject import Subject
+    from firstdiff.models.variants import Variant
 
 PORTS = ("linen", "nnx", "equinox", "haiku", "function")
 """Each is a file of this folder with a function ``build``."""
@@ -26,18 +27,20 @@ def subject(
     folder: str | Path,
     *,
     fault: str | Fault | None = None,
+    variant: str | Variant | None = None,
     scan: bool = False,
     dtype: str | None = "float32",
     remat: bool = False,
 ) -> Subject:
     """A port of the Qwen2 checkpoint in ``folder``, called with `input_ids`, `attention_mask`, `position_ids`.
 
-    ``fault`` seeds one mistake of `firstdiff.models.faults`; ``scan`` stacks the layers, ``remat`` recomputes
-    them in a backward pass, where the port can. ``dtype`` None keeps that of the checkpoint.
+    ``fault`` seeds one mistake of `firstdiff.models.faults`, ``variant`` takes another right way of
+    `firstdiff.models.variants` (not both); ``scan`` stacks the layers, ``remat`` recomputes them in a backward pass,
+    where the port can. ``dtype`` None keeps that of the checkpoint.
 
     Raises:
         SubjectError: the folder is no complete Qwen2 checkpoint, or asks for what the ports lack.
-        OptionError: there is no such port or fault, or the port has no such variant.
+        OptionError: there is no such port, fault or variant, or the port cannot be varied so.
     """
     if port not in PORTS:
         raise OptionError(f"port {port!r}: no such port; there are {', '.join(PORTS)}.")
@@ -45,16 +48,46 @@ def subject(
 
     config = Qwen2Config.from_hf(folder)
     module = importlib.import_module(f"firstdiff.models.qwen2.{port}")
-    if fault is None:
+    changed = _changed(fault, variant)
+    if changed is None:
         weights = Weights(folder, config, dtype=dtype)
     else:
-        wrong = _fault(fault)
-        weights = Weights(folder, config, dtype=dtype, change=wrong.weights)
-        weights.config = dataclasses.replace(config, **wrong.config)
-        module = _with_functions(module, wrong)
+        weights = Weights(folder, config, dtype=dtype, change=changed.weights)
+        weights.config = dataclasses.replace(config, **getattr(changed, "config", {}))
+        module = _with_functions(module, changed)
+    if variant is not None and (layers := _variant(variant).layers):
+        module = _with_layers(module, port, dict(layers))
     made: Subject = module.build(weights, scan=scan, remat=remat)
     described = config.to_hf(dtype=weights.dtype)
-    return dataclasses.replace(made, name=_title(port, fault), config=described)
+    return dataclasses.replace(made, name=_title(port, changed), config=described)
+
+
+def _changed(fault: str | Fault | None, variant: str | Variant | None) -> Fault | Variant | None:
+    if fault is not None and variant is not None:
+        raise OptionError("fault and variant: a port is wrong, or right in another way; give one.")
+    if fault is not None:
+        return _fault(fault)
+    return None if variant is None else _variant(variant)
+
+
+def _variant(variant: str | Variant) -> Variant:
+    if not isinstance(variant, str):
+        return variant
+    from firstdiff.models.variants import find_variant
+
+    return find_variant(variant)
+
+
+def _with_layers(module: ModuleType, port: str, layers: dict[str, str]) -> ModuleType:
+    """A private copy of the linen port with other layers in the place of linen's own."""
+    if port != "linen":
+        raise OptionError(f"port {port!r}: only the linen port takes other layers.")
+    from firstdiff.models.qwen2 import right_layers
+
+    copy = _copy(module)
+    chosen = {kind: getattr(right_layers, name) for kind, name in layers.items()}
+    vars(copy).update(ops=vars(module)["ops"], nn=right_layers.linen_with(chosen))
+    return copy
 
 
 def _fault(fault: str | Fault) -> Fault:
@@ -65,12 +98,12 @@ def _fault(fault: str | Fault) -> Fault:
     return find(fault)
 
 
-def _title(port: str, fault: str | Fault | None) -> str:
-    return f"qwen2.{port}" if fault is None else f"qwen2.{port}:{_fault(fault).name}"
+def _title(port: str, changed: Fault | Variant | None) -> str:
+    return f"qwen2.{port}" if changed is None else f"qwen2.{port}:{changed.name}"
 
 
-def _with_functions(module: ModuleType, fault: Fault) -> ModuleType:
-    """A private copy of the port in which some functions of `ops` are wrong.
+def _with_functions(module: ModuleType, fault: Fault | Variant) -> ModuleType:
+    """A private copy of the port in which some functions of `ops` are others.
 
     Copies, not patches: the right port stays right, whatever is traced, cached or threaded meanwhile.
     """
