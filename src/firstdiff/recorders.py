@@ -229,6 +229,7 @@ def record_jax(
         aliases=dict(done.aliases),
         never_fired=tuple(done.never_fired),
         notes=(*header.notes, *done.notes),
+        extra={**header.extra, **functions_of(done)},
     )
 
 
@@ -267,8 +268,17 @@ def _torch_header(header: Header, subject: Subject, done: Any) -> Header:
         aliases=done.aliases,
         never_fired=done.never_fired,
         notes=(*header.notes, *done.notes),
-        extra={**header.extra, "neutral": neutral_counts(subject.model)},
+        extra={
+            **header.extra,
+            **functions_of(done),
+            "neutral": neutral_counts(subject.model),
+        },
     )
+
+
+def functions_of(done: Any) -> dict[str, Any]:
+    """What `Header.extra` says of the functions that a capture below the level of modules saw."""
+    return {"functions": dict(done.functions)} if done.functions else {}
 
 
 def _model(subject: Subject, parameters: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from firstdiff.decoding import Decoding, decoding_of
 from firstdiff.feeding import choose_inputs, fit_inputs, with_positions
@@ -20,6 +20,7 @@ from firstdiff.recorders import Plan, recorder_for
 from firstdiff.tracer.selection import Selection
 from firstdiff.traces import Header, TraceWriter, open_trace
 from firstdiff.traces.errors import CaptureError, OptionError
+from firstdiff.traces.schema import Level
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def record(
     select: Sequence[str] = (),
     inputs_only: bool = False,
     outputs_only: bool = False,
+    level: Level = "module",
     digest: bool = False,
     weights: bool | None = None,
     floor: Sequence[str] | None = None,
@@ -117,6 +119,7 @@ def record(
         dtype: load the weights in this dtype.
         select: keep modules whose path matches any of these globs.
         inputs_only, outputs_only: record only what modules receive, or only what they return.
+        level: `function` records what the model's own functions take and return too, `op` every operation as well.
         digest: keep statistics, not elements.
         weights: True keeps every parameter in full, None digests of them, False nothing.
         floor: dtypes whose noise floor is recorded (PyTorch); None means the model's own and bfloat16.
@@ -137,7 +140,7 @@ def record(
     began = time.monotonic()
     _refuse_existing(Path(output), force)
     plan = Plan(
-        selection=Selection(tuple(select), _sites(inputs_only, outputs_only)),
+        selection=Selection(tuple(select), _sites(inputs_only, outputs_only), _level(level)),
         verify=verify,
         mode=mode,
         exact=exact,
@@ -172,14 +175,16 @@ def record(
 def record_block(output: str | Path, model: Any, **options: Any) -> Iterator[None]:
     """Record every forward of the torch module ``model`` inside the block; each is a step.
 
-    Options: ``select``, ``inputs_only``, ``outputs_only``, ``digest``, ``weights``, ``force``, as in `record`.
+    Options: ``select``, ``inputs_only``, ``outputs_only``, ``level``, ``digest``, ``weights``, ``force``, as in
+    `record`.
     """
     from firstdiff.recorders import torch_block
 
     force, digest = options.pop("force", False), options.pop("digest", False)
     sites = _sites(options.pop("inputs_only", False), options.pop("outputs_only", False))
     wanted = kept(options.pop("weights", None))
-    selection = Selection(tuple(options.pop("select", ())), sites)
+    level = _level(options.pop("level", "module"))
+    selection = Selection(tuple(options.pop("select", ())), sites, level)
     if options:
         raise OptionError(f"capture: no option {', '.join(options)} when recording a block of code")
     _refuse_existing(Path(output), force)
@@ -274,6 +279,12 @@ def _sites(inputs_only: bool, outputs_only: bool) -> tuple[Any, ...]:
     return ("input",) if inputs_only else ("output",) if outputs_only else ("input", "output")
 
 
+def _level(name: str) -> Level:
+    if name not in get_args(Level):
+        raise OptionError(f"--level {name}: it is one of {', '.join(get_args(Level))}")
+    return cast("Level", name)
+
+
 def _refuse_existing(output: Path, force: bool) -> None:
     if output.exists() and not force:
         raise CaptureError(
@@ -287,6 +298,7 @@ def _header(subject: Subject, plan: Plan) -> Header:
     selection = {
         "globs": list(plan.selection.globs),
         "sites": list(plan.selection.sites),
+        "level": plan.selection.level,
         "digest": plan.digest,
     }
     return Header(

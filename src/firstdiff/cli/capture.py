@@ -46,6 +46,7 @@ def capture(
     select: options.Select = None,
     inputs_of: options.InputsOnly = False,
     outputs_only: options.OutputsOnly = False,
+    level: options.Level = "module",
     digest: options.Digest = False,
     weights: options.Weights = None,
     floor: Annotated[
@@ -92,6 +93,7 @@ def capture(
             select=tuple(select or ()),
             inputs_only=inputs_of,
             outputs_only=outputs_only,
+            level=level,
             digest=digest,
             weights=weights,
             floor=() if no_floor else (tuple(floor) if floor else None),

@@ -19,6 +19,15 @@ InputsOnly = Annotated[
 OutputsOnly = Annotated[
     bool, typer.Option("--outputs-only", help="Record what modules return, not what they receive.")
 ]
+Level = Annotated[
+    str,
+    typer.Option(
+        "--level",
+        metavar="LEVEL",
+        help="module; function: what the model's own functions take and return too; "
+        "op: every operation as well.",
+    ),
+]
 Digest = Annotated[
     bool, typer.Option("--digest", help="Keep statistics of every activation, not its elements.")
 ]
