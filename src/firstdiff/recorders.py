@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from firstdiff.decoders import JaxDecoding, decoding_call
 from firstdiff.decoding import described
-from firstdiff.traces import Header, TraceWriter
+from firstdiff.traces import Header, TraceWriter, storage
 from firstdiff.traces.errors import OptionError, SubjectError
+from firstdiff.traces.schema import Key
 
 if TYPE_CHECKING:
     from firstdiff.decoding import Decoding
@@ -91,34 +92,20 @@ def record_torch(
     notes: tuple[str, ...] = ()
     wanted = (done.dtype, "bfloat16") if plan.floor is None else plan.floor
     if wanted:
-        from firstdiff.tracer.floor import record_floors
+        from firstdiff.tracer.floors import record_all_floors
 
-        floors, notes = record_floors(
+        floors, notes = record_all_floors(
             subject.model,
             subject.call,
             tensors(),
             writer=writer,
             dtypes=tuple(dict.fromkeys(wanted)),
             selection=plan.selection,
+            local=not plan.digest,
+            whole=plan.decoding is None,
+            forward=done.seconds,
             progress=plan.progress,
         )
-        if not plan.digest:
-            from firstdiff.tracer.local_floor import record_local_floors
-
-            local, more = record_local_floors(
-                subject.model,
-                subject.call,
-                tensors(),
-                writer=writer,
-                dtypes=tuple(dict.fromkeys(wanted)),
-                selection=plan.selection,
-                progress=plan.progress,
-            )
-            floors = {
-                d: floors.get(d, {}) | ({"local": "float64"} if d in local else {})
-                for d in {**floors, **dict.fromkeys(local)}
-            }
-            notes = (*notes, *more)
     made = _torch_header(header, subject, done)
     if decoder is not None and plan.decoding is not None:
         made = described(made, plan.decoding, decoder.fed)
@@ -214,6 +201,9 @@ def record_jax(
     )
     if decoder is not None and plan.decoding is not None:
         header = described(header, plan.decoding, decoder.fed)
+        for path, value in decoder.contents() if plan.decoding.keep_cache else ():
+            stored, dtype = storage(value)
+            writer.write(Key(path, "output", "", "__call__"), stored, dtype=dtype)
     return replace(
         header,
         framework="jax",

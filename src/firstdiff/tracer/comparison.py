@@ -22,7 +22,8 @@ ROWS = np.dtype([("order", "<i8"), ("error", "<f8"), ("scale", "<f8"), ("count",
 """One row of `floor/free/<dtype>`: the activation's order, L2 norms of the difference and of the
 golden value, and the number of elements that both rest on (real tokens, finite on both sides).
 """
-_PIECE = 1 << 20
+_PIECE = 8192
+"""Elements at a time: BLAS takes no threads for so few, which would cost more than they save."""
 _FILL = 1e37
 """Larger golden values fill a mask (the lowest number of a dtype): they differ by dtype, not by
 rounding.
@@ -38,32 +39,32 @@ def is_inexact(dtype: str) -> bool:
 
 
 class Comparison:
-    """A sink that compares each event with the golden activation of the same key."""
+    """A sink of the golden run that compares each event with the activation of the same key of another run."""
 
-    def __init__(self, golden: Trace, orders: Orders, mask: np.ndarray | None) -> None:
+    def __init__(self, run: Trace, orders: Orders, mask: np.ndarray | None) -> None:
         """``mask`` is bool[batch, tokens], True at real tokens, or None."""
-        self._golden = golden
-        self._activations = {a.key: a for a in golden.activations}
+        self._run = run
+        self._activations = {a.key: a for a in run.activations}
         self._orders = orders
         self._mask = mask
         self._rows: list[tuple[int, float, float, int]] = []
         self._known: dict[Key, tuple[Activation, tuple[float, float, int]]] = {}
 
     def __call__(self, event: Event) -> None:
-        """Add the row of ``event``; one without a golden or a reference counterpart adds none."""
-        golden, order = self._activations.get(event.key), self._orders(event.key)
-        if golden is None or order is None or golden.shape != event.value.shape:
+        """Add the row of ``event``; one without a counterpart in the run or the reference adds none."""
+        found, order = self._activations.get(event.key), self._orders(event.key)
+        if found is None or order is None or found.shape != event.value.shape:
             return
-        if not is_inexact(event.dtype):
+        if not (is_inexact(event.dtype) and is_inexact(found.dtype)):
             return
         known = self._known.get(event.same_as) if event.same_as is not None else None
-        if known is not None and known[0].place == golden.place:
+        if known is not None and known[0].place == found.place:
             norms = known[1]
         else:
-            run_value = widen(event.value, event.dtype)
-            valid = valid_elements(golden.shape, self._mask)
-            norms = error_norms(run_value, self._golden.values(golden), valid)
-        self._known[event.key] = golden, norms
+            golden = widen(event.value, event.dtype)
+            valid = valid_elements(found.shape, self._mask)
+            norms = error_norms(self._run.values(found), golden, valid)
+        self._known[event.key] = found, norms
         self._rows.append((order, *norms))
 
     def rows(self) -> np.ndarray:
@@ -82,17 +83,26 @@ def error_norms(
     """
     a, b = value.reshape(-1), golden.reshape(-1)
     chosen = None if valid is None else np.broadcast_to(valid, value.shape).reshape(-1)
-    kind = np.complex128 if np.iscomplexobj(a) else np.float64
+    kind = np.complex128 if np.iscomplexobj(a) or np.iscomplexobj(b) else np.float64
     error = scale = 0.0
     count = 0
     for start in range(0, a.size, _PIECE):
         piece = slice(start, start + _PIECE)
         x, y = a[piece].astype(kind), b[piece].astype(kind)
-        use = np.isfinite(x) & (np.abs(y) < _FILL)  # false for NaN and infinity as well
-        if chosen is not None:
-            use &= chosen[piece]
-        x, y = x[use], y[use]
-        error += float(np.sum(np.abs(x - y) ** 2))
-        scale += float(np.sum(np.abs(y) ** 2))
-        count += int(use.sum())
+        if chosen is not None and not chosen[piece].all():
+            x, y = x[chosen[piece]], y[chosen[piece]]
+        found = _squares(x, y)
+        if not found[0] + found[1] < _FILL:  # NaN, infinity or a fill among them
+            use = np.isfinite(x) & (np.abs(y) < _FILL)  # false for NaN and infinity as well
+            x, y = x[use], y[use]
+            found = _squares(x, y)
+        error, scale, count = error + found[0], scale + found[1], count + len(x)
     return error**0.5, scale**0.5, count
+
+
+def _squares(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Sums of |x - y|² and |y|², of float64 or complex128. ``x`` is overwritten."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        scale = float(np.vdot(y, y).real)
+        x = x - y
+        return float(np.vdot(x, x).real), scale

@@ -7,8 +7,8 @@ real tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from firstdiff.tracer.comparison import Comparison, Orders, is_inexact
-from firstdiff.tracer.golden import in_precision, inputs_as
+from firstdiff.tracer.golden import inputs_as, run_in
 from firstdiff.tracer.hooks import Recorder
+from firstdiff.tracer.stages import Stages
 from firstdiff.tracer.state import untouched
 from firstdiff.tracer.switches import model_dtype
 from firstdiff.tracer.tensors import storage_array
@@ -60,12 +61,14 @@ def record_floors(
     dtypes: Sequence[str],
     selection: Selection = EVERYTHING,
     scratch_dir: str | Path | None = None,
-    progress: Callable[[str], None] = lambda _message: None,
+    own: Trace | None = None,
+    stages: Stages | None = None,
 ) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
     """Measure the floors of the capture that ``writer`` holds, and write them to it.
 
     Returns what belongs into the header's `extra["floors"]`, and notes. ``scratch_dir`` (the
-    trace's folder) takes the golden activations for the time being: eight bytes for each element.
+    trace's folder) takes the activations of lower precision for the time being. ``own`` is the
+    capture itself where it is complete and kept elements: it is the run in the model's own dtype.
     """
     found = measure_free_floor(
         model,
@@ -75,7 +78,8 @@ def record_floors(
         dtypes=dtypes,
         selection=selection,
         scratch_dir=scratch_dir or writer.path.parent,
-        progress=progress,
+        own=own,
+        stages=stages,
     )
     for dtype, rows in found.tables.items():
         writer.write_table(f"floor/free/{dtype}", rows)
@@ -92,39 +96,35 @@ def measure_free_floor(
     dtypes: Sequence[str],
     selection: Selection = EVERYTHING,
     scratch_dir: str | Path,
-    progress: Callable[[str], None] = lambda _message: None,
+    own: Trace | None = None,
+    stages: Stages | None = None,
 ) -> FreeFloor:
-    """Run ``model`` golden and in each of ``dtypes``, and compare every floating-point activation.
+    """Run ``model`` in each of ``dtypes`` and golden, and compare every floating-point activation.
 
     The golden run is float64 throughout; where an operation refuses that, float32 for coarser
-    dtypes. What fails costs its floor and leaves a note. Memory: one more copy of the weights, one
-    activation at a time. The model is put back as it was. Raises OptionError for a dtype that no
-    floor exists for.
+    dtypes. It comes last and is compared while it runs, so that only the others' narrower values
+    need room in ``scratch_dir``. ``own`` is a trace of the run in the model's own dtype, which then
+    is not run again. What fails costs its floor and leaves a note. Memory: one activation at a
+    time. The model is put back as it was. Raises OptionError for a dtype that no floor exists for.
     """
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise OptionError(f"floor {dtype}: no such floor; choose from {', '.join(DTYPES)}")
-    tables: dict[str, np.ndarray] = {}
-    goldens: dict[str, str] = {}
+    runs = _Runs(model, call, inputs, selection, stages or Stages((), job="noise floors"))
     notes: list[str] = []
-    left = list(dict.fromkeys(dtypes))
-    for golden in ("float64", "float32"):
-        left = [d for d in left if unit_roundoff(d) > unit_roundoff(golden)]
-        if not left:
-            break
-        progress(f"golden run in {golden}")
-        with _golden_trace(model, call, inputs, golden, selection, scratch_dir) as trace:
-            if isinstance(trace, str):
-                notes.append(f"no {golden} golden run: {trace}")
+    with ExitStack() as stack:
+        lower: dict[str, Trace] = {}
+        for dtype in dict.fromkeys(dtypes):
+            if own is not None and dtype == model_dtype(model):
+                lower[dtype] = own
                 continue
-            for dtype in left:
-                progress(f"noise floor of {dtype}")
-                rows = _measure(model, call, inputs, dtype, trace, orders, selection)
-                if isinstance(rows, str):
-                    notes.append(f"no noise floor of {dtype}: {rows}")
-                else:
-                    tables[dtype], goldens[dtype] = rows, golden
-            break
+            trace = stack.enter_context(runs.traced(dtype, scratch_dir))
+            if isinstance(trace, str):
+                notes.append(f"no noise floor of {dtype}: {trace}")
+            else:
+                lower[dtype] = trace
+        tables, goldens, more = runs.golden(lower, orders)
+    notes += more
     told = " ".join(notes)
     notes += [
         f"no noise floor of {d}: a golden run of higher precision failed"
@@ -134,71 +134,105 @@ def measure_free_floor(
     return FreeFloor(tables, goldens, tuple(notes))
 
 
-@contextmanager
-def _golden_trace(
-    model: nn.Module,
-    call: Call | None,
-    inputs: Mapping[str, Any],
-    golden: str,
-    selection: Selection,
-    scratch_dir: str | Path,
-) -> Iterator[Trace | str]:
-    """A temporary trace of the golden run, or why there is none."""
-    with TemporaryDirectory(prefix=".firstdiff-golden-", dir=scratch_dir) as folder:
-        path = Path(folder) / "golden.h5"
-        failure = None
-        with TraceWriter(path, Header(framework="torch"), digest=False) as writer:
+@dataclass(frozen=True)
+class _Runs:
+    """Runs of one model, each under hooks in a precision of its own."""
 
-            def sink(event: Event) -> None:
-                if is_inexact(event.dtype):
-                    writer.write(event.key, event.value, dtype=event.dtype, same_as=event.same_as)
+    model: nn.Module
+    call: Call | None
+    inputs: Mapping[str, Any]
+    selection: Selection
+    stages: Stages
 
-            failure = _run_in(model, call, inputs, golden, sink, selection)
+    @contextmanager
+    def traced(self, dtype: str, scratch_dir: str | Path) -> Iterator[Trace | str]:
+        """A temporary trace of the run in ``dtype``, or why there is none."""
+        with ExitStack() as stack:
+            folder = stack.enter_context(
+                TemporaryDirectory(prefix=".firstdiff-floor-", dir=scratch_dir)
+            )
+            path, writers = Path(folder) / f"{dtype}.h5", ExitStack()
+
+            def sink() -> Sink:
+                writers.close()
+                header = Header(framework="torch")
+                writer = TraceWriter(path, header, digest=False, overwrite=True)
+                finished.append(writers.enter_context(writer))
+                return inexact(writer)
+
+            finished: list[TraceWriter] = []
+            with writers, self.stages.stage(f"{dtype}, free") as watched:
+                failure = self.run(dtype, lambda: watched(sink()))
+                if failure is None:
+                    finished[-1].finish()
+            yield failure if failure is not None else stack.enter_context(open_trace(path))
+
+    def golden(
+        self, lower: Mapping[str, Trace], orders: Orders
+    ) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
+        """Tables, precision of the golden run by dtype, and notes."""
+        tables: dict[str, np.ndarray] = {}
+        goldens: dict[str, str] = {}
+        notes: list[str] = []
+        mask = padding_of(self.inputs)
+        for golden in ("float64", "float32"):
+            left = [d for d in lower if unit_roundoff(d) > unit_roundoff(golden)]
+            if not left:
+                break
+            found: dict[str, Comparison] = {}
+            with self.stages.stage(f"{golden}, free (golden)") as watched:
+
+                def begin(
+                    left: Sequence[str] = left,
+                    found: dict[str, Comparison] = found,
+                    watched: Callable[[Sink], Sink] = watched,
+                ) -> Sink:
+                    found.update({d: Comparison(lower[d], orders, mask) for d in left})
+                    return watched(lambda event: _tell(found.values(), event))
+
+                failure = self.run(golden, begin)
             if failure is None:
-                writer.finish()
-        if failure is not None:
-            yield failure
-            return
-        with open_trace(path) as trace:
-            yield trace
+                tables = {d: comparison.rows() for d, comparison in found.items()}
+                goldens = dict.fromkeys(found, golden)
+                break
+            notes.append(f"no {golden} golden run: {failure}")
+        return tables, goldens, notes
+
+    def run(self, dtype: str, begin: Callable[[], Sink]) -> str | None:
+        """Run in ``dtype`` under hooks, into the sink that ``begin`` makes; None, or in one sentence
+        what went wrong.
+        """
+        own = model_dtype(self.model) == dtype
+
+        def work() -> None:
+            given = pristine(self.inputs) if own else inputs_as(self.inputs, dtype)
+            with Recorder(self.model, begin(), self.selection):
+                run(self.model, self.call, given)
+
+        try:
+            with untouched(self.model), torch.no_grad():
+                if own:  # as the reference itself ran, autocast and mixed dtypes included
+                    work()
+                else:
+                    run_in(self.model, dtype, work)
+        except (FirstdiffError, OSError, MemoryError, RuntimeError, TypeError) as error:
+            return str(error) or type(error).__name__
+        return None
 
 
-def _measure(
-    model: nn.Module,
-    call: Call | None,
-    inputs: Mapping[str, Any],
-    dtype: str,
-    golden: Trace,
-    orders: Orders,
-    selection: Selection,
-) -> np.ndarray | str:
-    """Rows of the floor of ``dtype``, or why there are none."""
-    comparison = Comparison(golden, orders, padding_of(inputs))
-    failure = _run_in(model, call, inputs, dtype, comparison, selection)
-    return failure if failure is not None else comparison.rows()
+def inexact(writer: TraceWriter) -> Sink:
+    """A sink that writes what has rounding errors."""
+
+    def sink(event: Event) -> None:
+        if is_inexact(event.dtype):
+            writer.write(event.key, event.value, dtype=event.dtype, same_as=event.same_as)
+
+    return sink
 
 
-def _run_in(
-    model: nn.Module,
-    call: Call | None,
-    inputs: Mapping[str, Any],
-    dtype: str,
-    sink: Sink,
-    selection: Selection,
-) -> str | None:
-    """Run ``model`` in ``dtype`` under hooks; None, or in one sentence what went wrong."""
-    own = model_dtype(model) == dtype
-    try:
-        with untouched(model), torch.no_grad():
-            if own:  # as the reference itself ran, autocast and mixed dtypes included
-                with Recorder(model, sink, selection):
-                    run(model, call, pristine(inputs))
-            else:
-                with in_precision(model, dtype), Recorder(model, sink, selection):
-                    run(model, call, inputs_as(inputs, dtype))
-    except (FirstdiffError, OSError, MemoryError, RuntimeError, TypeError) as error:
-        return str(error) or type(error).__name__
-    return None
+def _tell(comparisons: Iterable[Comparison], event: Event) -> None:
+    for comparison in comparisons:
+        comparison(event)
 
 
 def padding_of(inputs: Mapping[str, Any]) -> np.ndarray | None:

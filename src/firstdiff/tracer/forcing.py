@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from firstdiff.tracer.golden import cast
 from firstdiff.tracer.hooks import Recorder
 from firstdiff.tracer.tensors import torch_tensor
+from firstdiff.traces.dtypes import widen
 from firstdiff.traces.schema import Key, Site
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from firstdiff.tracer.events import Sink
     from firstdiff.tracer.selection import Selection
 
@@ -31,6 +32,15 @@ Values = Callable[[Key], "tuple[np.ndarray, str] | None"]
 """The storage array and logical dtype to force at a key, None to leave the model's own."""
 _ACCUMULATOR = 2.0**-24
 """Unit roundoff of what products are summed in, for bfloat16 as well."""
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a tensor was made to hold."""
+
+    tensor: weakref.ref[torch.Tensor]
+    version: int
+    source: tuple[Any, ...]
 
 
 class Forcer(Recorder):
@@ -54,7 +64,8 @@ class Forcer(Recorder):
         self.forced: set[Key] = set()
         """Keys whose values were replaced."""
         self._values = values
-        self._random = torch.Generator().manual_seed(seed) if perturb else None
+        self._random = np.random.default_rng(seed) if perturb else None
+        self._held: dict[int, _Held] = {}
         self._seen_now: list[tuple[Key, torch.Tensor]] = []
         self._owned: set[int] = set()
 
@@ -64,24 +75,36 @@ class Forcer(Recorder):
         super().__enter__()
         return self
 
+    def detach(self) -> None:
+        super().detach()
+        self._held.clear()
+
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._seen_now = []
         super()._before(module, args, kwargs)
         changed: dict[int, torch.Tensor] = {}
         for key, tensor in self._seen_now:
-            value = self._replacement(key, tensor, module)
-            if value is not None and not self._overwritten(tensor, value):
+            given = self._given(key, tensor)
+            if given is None or self._holds(tensor, given, moved := amplitude(module)):
+                continue
+            value = self._converted(given, tensor, moved)
+            if self._overwritten(tensor, value):
+                self._hold(tensor, given, moved)
+            else:
                 changed[id(tensor)] = value
+                self._hold(value, given, moved)
         return (substituted(args, changed), substituted(kwargs, changed)) if changed else None
 
     def _after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self._seen_now = []
         super()._after(module, args, kwargs, output)
-        changed = {}
+        changed, moved = {}, amplitude(None)
         for key, tensor in self._seen_now:
-            value = self._replacement(key, tensor, None)
-            if value is not None:
+            given = self._given(key, tensor)
+            if given is not None and not self._holds(tensor, given, moved):
+                value = self._converted(given, tensor, moved)
                 changed[id(tensor)] = value
+                self._hold(value, given, moved)
         return substituted(output, changed) if changed else None
 
     def _emit_tensor(
@@ -91,22 +114,56 @@ class Forcer(Recorder):
         key = Key(self.tree.paths[module], site, leaf, "forward", call, self.step)
         self._seen_now.append((key, tensor))
 
-    def _replacement(
-        self, key: Key, tensor: torch.Tensor, module: nn.Module | None
-    ) -> torch.Tensor | None:
-        """The value to go on with instead of ``tensor``, which ``module`` receives (None: a result)."""
+    def _given(self, key: Key, tensor: torch.Tensor) -> tuple[np.ndarray, str] | None:
+        """What is to go on instead of ``tensor``; None to leave it."""
         given = self._values(key)
         if given is None or given[0].shape != tuple(tensor.shape):
             return None
-        value = torch_tensor(*given).to(tensor.device)
-        if value.is_floating_point() != tensor.is_floating_point():
+        kinds = given[1].startswith("complex"), given[1].startswith(("float", "bfloat"))
+        if kinds != (tensor.is_complex(), tensor.is_floating_point()):
             return None
-        value = cast(value, tensor.dtype) if tensor.is_floating_point() else value.to(tensor.dtype)
         self.forced.add(key)
-        if self._random is None or not tensor.is_floating_point():
-            return value
-        signs = torch.randint(0, 2, tuple(value.shape), generator=self._random).to(value) * 2 - 1
-        return value * (1 + amplitude(module) * signs)
+        return given
+
+    def _converted(
+        self, given: tuple[np.ndarray, str], tensor: torch.Tensor, moved: float
+    ) -> torch.Tensor:
+        """``given`` in the dtype and on the device of ``tensor``, perturbed by ``moved`` where that is wanted."""
+        if not tensor.is_floating_point():
+            return torch_tensor(*given).to(tensor.device, tensor.dtype)
+        if tensor.dtype is not torch.float64 and self._random is None:
+            return cast(torch_tensor(*given).to(tensor.device), tensor.dtype)
+        value = np.array(widen(*given), np.float64, order="C")
+        if self._random is not None:
+            octets = self._random.integers(0, 256, value.size // 8 + 1, np.uint8)
+            signs = np.unpackbits(octets, count=value.size).reshape(value.shape)
+            value *= np.array([1 - moved, 1 + moved])[signs]
+        return cast(torch.from_numpy(value).to(tensor.device), tensor.dtype)
+
+    def _holds(self, tensor: torch.Tensor, given: tuple[np.ndarray, str], moved: float) -> bool:
+        """Whether ``tensor`` already is the value ``given``: it was put there, and nothing wrote to it since."""
+        held = self._held.get(id(tensor))
+        return (
+            held is not None
+            and held.tensor() is tensor
+            and held.version == tensor._version
+            and held.source == self._source(given, moved)
+        )
+
+    def _hold(self, tensor: torch.Tensor, given: tuple[np.ndarray, str], moved: float) -> None:
+        source = self._source(given, moved)
+        if source is not None and not tensor.is_inference():
+            self._held[id(tensor)] = _Held(weakref.ref(tensor), tensor._version, source)
+
+    def _source(self, given: tuple[np.ndarray, str], moved: float) -> tuple[Any, ...] | None:
+        """What names the value ``given``; None for an array whose memory others may get."""
+        root: Any = given[0]
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        if root.base is None:
+            return None
+        place = given[0].__array_interface__["data"][0], given[0].strides
+        return place, given[0].shape, given[1], moved if self._random is not None else 0.0
 
     def _overwritten(self, tensor: torch.Tensor, value: torch.Tensor) -> bool:
         """Write ``value`` into ``tensor`` where nothing but activations can see it."""

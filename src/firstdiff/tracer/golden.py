@@ -13,34 +13,38 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from firstdiff.tracer.caches import is_cache
+from firstdiff.tracer.conversion import ConvertedParameters
 from firstdiff.tracer.float64 import float64
 from firstdiff.tracer.state import untouched
 from firstdiff.tracer.switches import model_device
+from firstdiff.traces.errors import SubjectError
 
 _SAME_FREQUENCIES = 1e-5
 """Relative difference up to which a rebuilt buffer is the same table, only rounded less."""
 
 
 @contextmanager
-def in_precision(model: nn.Module, dtype: str) -> Iterator[None]:
+def in_precision(model: nn.Module, dtype: str, *, sparing: bool = False) -> Iterator[None]:
     """Inside, ``model`` computes in ``dtype`` (`float64`, `float32`, `bfloat16`, `float16`),
     gradients off.
 
     float64 is float64 throughout; another dtype is what loading the weights with that dtype gives.
     Leaving puts the very tensors back that were there: parameters, buffers, attributes, random
-    state. Needs memory for one more copy of the weights.
+    state. Needs memory for one more copy of the weights, unless ``sparing``: then a parameter is
+    converted where a torch function uses it, which code outside of torch's functions does not see.
     """
     target: torch.dtype = getattr(torch, dtype)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(untouched(model))
-        stack.enter_context(_parameters_as(model, target))
+        if not sparing:
+            stack.enter_context(_parameters_as(model, target))
         for device in {d.partition(":")[0] for d in model_device(model).split(",")}:
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
@@ -49,24 +53,49 @@ def in_precision(model: nn.Module, dtype: str) -> Iterator[None]:
             _widen_state(model)
         else:
             _cast_buffers(model, target)
+        if sparing:
+            stack.enter_context(ConvertedParameters(_targets(model, target), cast))
         yield
+
+
+Result = TypeVar("Result")
+
+
+def run_in(model: nn.Module, dtype: str, work: Callable[[], Result]) -> Result:
+    """``work()`` with ``model`` in ``dtype``: sparing memory, and where that fails with a copy of
+    the weights. Then ``work`` is called twice, so it makes its own sinks.
+    """
+    try:
+        with in_precision(model, dtype, sparing=True):
+            return work()
+    except (RuntimeError, TypeError, SubjectError):
+        with in_precision(model, dtype):
+            return work()
 
 
 @contextmanager
 def _parameters_as(model: nn.Module, target: torch.dtype) -> Iterator[None]:
     """Swap the data of every floating-point parameter; the Parameter objects stay, so ties hold."""
     originals: list[tuple[nn.Parameter, torch.Tensor]] = []
-    kept = _kept_in_float32(model, target)
     try:
-        for name, parameter in model.named_parameters():
-            if parameter.is_floating_point() or parameter.is_complex():
-                dtype = torch.float32 if kept(name) else target
-                originals.append((parameter, parameter.data))
-                parameter.data = cast(parameter.data, dtype)
+        for parameter, dtype in _targets(model, target).items():
+            originals.append((parameter, parameter.data))
+            parameter.data = cast(parameter.data, dtype)
         yield
     finally:
         for parameter, data in originals:
             parameter.data = data
+
+
+def _targets(model: nn.Module, target: torch.dtype) -> dict[nn.Parameter, torch.dtype]:
+    """The dtype that each floating-point parameter gets."""
+    kept = _kept_in_float32(model, target)
+    pairs = torch.complex128 if target is torch.float64 else torch.complex64
+    return {
+        parameter: pairs if parameter.is_complex() else torch.float32 if kept(name) else target
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() or parameter.is_complex()
+    }
 
 
 def _kept_in_float32(model: nn.Module, target: torch.dtype) -> Callable[[str], bool]:
@@ -86,12 +115,17 @@ def cast(tensor: torch.Tensor, target: torch.dtype) -> torch.Tensor:
     A mask made with the lowest float32 would be -inf in bfloat16, and rows of it NaN.
     """
     if tensor.is_complex():
-        return tensor.to(torch.complex128 if target is torch.float64 else torch.complex64)
+        wide = target in (torch.float64, torch.complex128)
+        return tensor.to(torch.complex128 if wide else torch.complex64)
     if not tensor.is_floating_point():
         return tensor
     limits, own = torch.finfo(target), torch.finfo(tensor.dtype)
     if own.max <= limits.max:
         return tensor.to(target)
+    if tensor.numel():
+        low, high = torch.aminmax(tensor)
+        if limits.min <= low <= high <= limits.max:
+            return tensor.to(target)
     inside = tensor.clamp(limits.min, limits.max).to(target)
     return torch.where(tensor.isinf(), tensor.to(target), inside)
 

@@ -20,7 +20,8 @@ import torch
 from firstdiff.tracer.comparison import is_inexact
 from firstdiff.tracer.floor import padding_of
 from firstdiff.tracer.forcing import Forcer, Values
-from firstdiff.tracer.golden import in_precision, inputs_as
+from firstdiff.tracer.golden import inputs_as, run_in
+from firstdiff.tracer.stages import Stages
 from firstdiff.tracer.state import untouched
 from firstdiff.tracer.switches import model_dtype
 from firstdiff.tracer.torch import EVERYTHING, Call, pristine, run
@@ -28,7 +29,7 @@ from firstdiff.traces import Header, Trace, TraceWriter, open_trace
 from firstdiff.traces.dtypes import widen
 from firstdiff.traces.errors import FirstdiffError
 from firstdiff.traces.padding import valid_elements
-from firstdiff.traces.spread import CONDITIONING, Spread, names, spreads, to_tables
+from firstdiff.traces.spread import CONDITIONING, Spread, error_spread, names, to_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,20 +71,28 @@ class Reference:
     selection: Selection = EVERYTHING
     """Taps that take part."""
 
-    def run(self, dtype: str, sink: Sink, *, perturb: bool = False) -> frozenset[Key] | str:
-        """Run once in ``dtype``, every event to ``sink``; the forced keys, or in a sentence what went wrong."""
+    def run(
+        self, dtype: str, begin: Callable[[], Sink], *, perturb: bool = False
+    ) -> frozenset[Key] | str:
+        """Run once in ``dtype``, every event to the sink that ``begin`` makes (again where a run fails for want
+        of a whole copy of the weights); the forced keys, or in a sentence what went wrong.
+        """
         own = model_dtype(self.model) == dtype
+
+        def work() -> frozenset[Key]:
+            given = pristine(self.inputs) if own else inputs_as(self.inputs, dtype)
+            forcer = Forcer(self.model, begin(), self.selection, self.values, perturb=perturb)
+            with forcer:
+                run(self.model, self.call, given)
+            if forcer.failure is not None:
+                raise forcer.failure
+            return frozenset(forcer.forced)
+
         try:
-            with untouched(self.model), torch.no_grad(), ExitStack() as stack:
-                if not own:
-                    stack.enter_context(in_precision(self.model, dtype))
-                given = pristine(self.inputs) if own else inputs_as(self.inputs, dtype)
-                forcer = Forcer(self.model, sink, self.selection, self.values, perturb=perturb)
-                with forcer:
-                    run(self.model, self.call, given)
+            with untouched(self.model), torch.no_grad():
+                return work() if own else run_in(self.model, dtype, work)
         except (FirstdiffError, OSError, MemoryError, RuntimeError, TypeError) as error:
             return str(error) or type(error).__name__
-        return frozenset(forcer.forced)
 
 
 @contextmanager
@@ -93,24 +102,43 @@ def forced_runs(
     dtypes: Sequence[str],
     scratch_dir: str | Path | None = None,
     progress: Callable[[str], None] = lambda _message: None,
+    own: Trace | None = None,
+    stages: Stages | None = None,
 ) -> Iterator[ForcedRuns | str]:
     """Run ``reference`` forced: float64, each of ``dtypes``, float64 perturbed; or why that cannot be.
 
-    Costs two float64 forward passes and one for each dtype; one more copy of the weights in memory, eight
-    bytes for each recorded element in ``scratch_dir``. A dtype that fails is left out, with a note.
+    Costs two float64 forward passes and one for each dtype; eight bytes for each recorded element in
+    ``scratch_dir``. ``own`` is the trace whose values are forced, where the model itself made them: then they are
+    what the run in its own dtype computes, and it is not run again. A dtype that fails is left out, with a note.
     """
-    with TemporaryDirectory(prefix=".firstdiff-forced-", dir=scratch_dir) as folder:
-        path = Path(folder) / "truth.h5"
-        progress("forced run in float64")
-        with TraceWriter(path, Header(framework="torch")) as writer:
-            forced = reference.run("float64", _writer(writer))
+    stages = stages or Stages((), job="forced runs", tell=progress)
+    with (
+        TemporaryDirectory(prefix=".firstdiff-forced-", dir=scratch_dir) as folder,
+        ExitStack() as stack,
+    ):
+        path, native = Path(folder) / "truth.h5", _OwnRun(own, padding_of(reference.inputs))
+        writers: list[TraceWriter] = []
+
+        def begin() -> Sink:
+            for earlier in writers:
+                earlier.close()
+            native.found.clear()
+            writer = TraceWriter(
+                path, Header(framework="torch"), digest=own is None, overwrite=True
+            )
+            writers.append(stack.enter_context(writer))
+            return _both(_writer(writer), native)
+
+        with stages.stage("float64 on the recorded values") as watched:
+            forced = reference.run("float64", lambda: watched(begin()))
             if not isinstance(forced, str):
-                writer.finish()
+                writers[-1].finish()
         if isinstance(forced, str):
             yield f"no float64 run with given values: {forced}"
             return
         with open_trace(path) as truth:
-            yield _measured(reference, truth, forced, dtypes, progress)
+            known = {} if own is None else {model_dtype(reference.model): native.found}
+            yield _measured(reference, truth, forced, dtypes, stages, known)
 
 
 def _measured(
@@ -118,25 +146,48 @@ def _measured(
     truth: Trace,
     forced: frozenset[Key],
     dtypes: Sequence[str],
-    progress: Callable[[str], None],
+    stages: Stages,
+    known: Mapping[str, dict[Key, Spread]],
 ) -> ForcedRuns:
     mask, notes = padding_of(reference.inputs), []
     native: dict[str, dict[Key, Spread]] = {}
     for dtype in dict.fromkeys(dtypes):
-        progress(f"forced run in {dtype}")
-        found = SpreadSink(truth, mask)
-        failure = reference.run(dtype, found)
-        if isinstance(failure, str):
-            notes.append(f"no local floor of {dtype}: {failure}")
+        found: dict[Key, Spread] | str
+        if dtype in known:
+            found = known[dtype]
         else:
-            native[dtype] = found.found
-    progress("forced run in float64, inputs perturbed")
-    moved = SpreadSink(truth, mask)
-    failure = reference.run("float64", moved, perturb=True)
-    if isinstance(failure, str):
-        notes.append(f"conditioning is not known: {failure}")
-        return ForcedRuns(truth, native, {}, forced, tuple(notes))
-    return ForcedRuns(truth, native, moved.found, forced, tuple(notes))
+            with stages.stage(f"{dtype} on the recorded values") as watched:
+                found = _spread(reference, dtype, truth, mask, watched)
+        if isinstance(found, str):
+            notes.append(f"no local floor of {dtype}: {found}")
+        else:
+            native[dtype] = found
+    with stages.stage("float64 on perturbed values") as watched:
+        moved = _spread(reference, "float64", truth, mask, watched, perturb=True)
+    if isinstance(moved, str):
+        notes.append(f"conditioning is not known: {moved}")
+        moved = {}
+    return ForcedRuns(truth, native, moved, forced, tuple(notes))
+
+
+def _spread(
+    reference: Reference,
+    dtype: str,
+    truth: Trace,
+    mask: np.ndarray | None,
+    watched: Callable[[Sink], Sink],
+    *,
+    perturb: bool = False,
+) -> dict[Key, Spread] | str:
+    """Spread of (run in ``dtype`` - truth), or why there is none."""
+    sinks: list[SpreadSink] = []
+
+    def begin() -> Sink:
+        sinks.append(SpreadSink(truth, mask))
+        return watched(sinks[-1])
+
+    failure = reference.run(dtype, begin, perturb=perturb)
+    return failure if isinstance(failure, str) else sinks[-1].found
 
 
 class SpreadSink:
@@ -157,7 +208,31 @@ class SpreadSink:
         known = self.found.get(event.same_as) if event.same_as is not None else None
         if known is None:
             valid = valid_elements(truth.shape, self._mask)
-            known = spreads(widen(event.value, event.dtype), self._truth.values(truth), valid)[0]
+            known = error_spread(widen(event.value, event.dtype), self._truth.values(truth), valid)
+        self.found[event.key] = known
+
+
+class _OwnRun:
+    """A sink of the float64 run that measures the run whose values were forced: the model's own."""
+
+    def __init__(self, own: Trace | None, mask: np.ndarray | None) -> None:
+        self.found: dict[Key, Spread] = {}
+        self._own, self._mask = own, mask
+        self._activations = {} if own is None else {a.key: a for a in own.activations}
+
+    def __call__(self, event: Event) -> None:
+        """Measure the recorded value against the true one, ``event``."""
+        found = self._activations.get(event.key)
+        if self._own is None or found is None or found.place is None:
+            return
+        if found.shape != event.value.shape or not is_inexact(found.dtype):
+            return
+        earlier = self._activations.get(event.same_as) if event.same_as is not None else None
+        known = self.found.get(earlier.key) if earlier and earlier.place == found.place else None
+        if known is None:
+            valid = valid_elements(found.shape, self._mask)
+            truth = widen(event.value, event.dtype)
+            known = error_spread(self._own.values(found), truth, valid)
         self.found[event.key] = known
 
 
@@ -167,46 +242,60 @@ def record_local_floors(
     inputs: Mapping[str, Any],
     *,
     writer: TraceWriter,
+    own: Trace,
     dtypes: Sequence[str],
     selection: Selection = EVERYTHING,
-    progress: Callable[[str], None] = lambda _message: None,
+    whole: bool = True,
+    stages: Stages | None = None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Measure the local floors of the capture that ``writer`` holds, and write their tables to it.
 
-    Forced are the capture's own values, read back from its part file. Returns the dtypes that have a floor,
-    and notes. Groups are kept once for a value that several taps saw.
+    Forced are the capture's own values, read back from its part file ``own``. ``whole`` says that it holds every
+    element: then it is the run in the model's own dtype, and that is not run again. Returns the dtypes that have
+    a floor, and notes. Groups are kept once for a value that several taps saw.
     """
-    with open_trace(writer.part, partial=True) as own:
-        activations = {a.key: a for a in own.activations if a.place is not None}
-        if not activations:
-            return (), ()
+    activations = {a.key: a for a in own.activations if a.place is not None}
+    if not activations:
+        return (), ()
 
-        def values(key: Key) -> tuple[np.ndarray, str] | None:
-            found = activations.get(key)
-            return None if found is None else (own.stored(found), found.dtype)
+    def values(key: Key) -> tuple[np.ndarray, str] | None:
+        found = activations.get(key)
+        return None if found is None else (own.stored(found), found.dtype)
 
-        reference = Reference(model, call, inputs, values, selection)
-        with forced_runs(
-            reference, dtypes=dtypes, scratch_dir=writer.path.parent, progress=progress
-        ) as runs:
-            if isinstance(runs, str):
-                return (), (runs,)
-            once = _first_seen(own)
-            for name, found in {**runs.native, CONDITIONING: runs.conditioning}.items():
-                by_order = {
-                    activations[key].order: spread if key in once else spread.whole
-                    for key, spread in found.items()
-                    if key in activations
-                }
-                for table, rows in zip(names(name), to_tables(by_order), strict=True):
-                    writer.write_table(table, rows)
-            return tuple(runs.native), runs.notes
+    reference = Reference(model, call, inputs, values, selection)
+    with forced_runs(
+        reference,
+        dtypes=dtypes,
+        scratch_dir=writer.path.parent,
+        own=own if whole else None,
+        stages=stages,
+    ) as runs:
+        if isinstance(runs, str):
+            return (), (runs,)
+        once = _first_seen(own)
+        for name, found in {**runs.native, CONDITIONING: runs.conditioning}.items():
+            by_order = {
+                activations[key].order: spread if key in once else spread.whole
+                for key, spread in found.items()
+                if key in activations
+            }
+            for table, rows in zip(names(name), to_tables(by_order), strict=True):
+                writer.write_table(table, rows)
+        return tuple(runs.native), runs.notes
 
 
 def _first_seen(trace: Trace) -> set[Key]:
     """Keys whose stored bytes no earlier activation has."""
     first = {a.place: a.key for a in reversed(trace.activations)}
     return set(first.values())
+
+
+def _both(one: Sink, other: Sink) -> Sink:
+    def sink(event: Event) -> None:
+        one(event)
+        other(event)
+
+    return sink
 
 
 def _writer(writer: TraceWriter) -> Sink:

@@ -6,9 +6,10 @@ Apart from `hooks.py`: here a model is run, checked and described; there its val
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -61,6 +62,8 @@ class TorchCapture:
     """Forward passes of the model."""
     functions: dict[str, str]
     """Where the model's own functions that ran are defined, `file:line` by `Key.method`; empty at module level."""
+    seconds: float | None = None
+    """Wall time of one call: of the plain one that checked the outputs, else of the recorded one."""
 
 
 @contextmanager
@@ -118,12 +121,17 @@ def capture_torch(
     """
     again = pristine(inputs) if verify else {}
     with torch.no_grad(), rewindable(model) as rewind:
+        began = time.monotonic()
         with recording(model, sink, selection) as recorder:
             outputs = values(run(model, call, inputs))
+        seconds = time.monotonic() - began
         check: dict[str, Any] = {"checked": False}
         if verify:
+            began = time.monotonic()
             check = _check(model, call, again, outputs, rewind)
-    return describe(model, recorder, outputs=outputs, output_check=check)
+            seconds = time.monotonic() - began
+    done = describe(model, recorder, outputs=outputs, output_check=check)
+    return replace(done, seconds=seconds)
 
 
 def run(model: nn.Module, call: Call | None, inputs: Mapping[str, Any]) -> Any:
