@@ -70,7 +70,7 @@ def test_calls_are_named_by_the_call_stack(record):
     recorded = record(PARAMS, looped, {"x": X})
     given = ["(x)", "(offset)", "(extra.0)", "(extra.1)", "(key)"]
     one = [*given, ".normed(x)", ".normed:", ":0", ":1.aux"]
-    calls = [f"layer{name}" + (f"#{call}" if call else "") for call in range(3) for name in one]
+    calls = [f"layer.{number}{name}" for number in range(3) for name in one]
     readout = ["(x)", ".project(x)", ".project:", ":"]
     assert recorded.names == [
         *("(x)", "tables:", *calls, *("Readout" + name for name in readout), ":")
@@ -81,16 +81,109 @@ def test_calls_are_named_by_the_call_stack(record):
 def test_values_are_those_of_the_functions(record):
     recorded = record(PARAMS, looped, {"x": X})
     x = np.asarray(X, np.float64) * np.cos(np.arange(4))
-    for call in range(3):
+    for number in range(3):
         np.testing.assert_allclose(
-            recorded.value("layer", "input", "x", call=call), x, rtol=1e-5, atol=1e-6
+            recorded.value(f"layer.{number}", "input", "x"), x, rtol=1e-5, atol=1e-6
         )
-        y = x @ np.asarray(PARAMS["layers"]["w"][call], np.float64)
+        y = x @ np.asarray(PARAMS["layers"]["w"][number], np.float64)
         y = y / np.abs(y).max(-1, keepdims=True) * np.arange(1.0, 5.0)
         np.testing.assert_allclose(
-            recorded.value("layer.normed", call=call), y, rtol=1e-5, atol=1e-6
+            recorded.value(f"layer.{number}.normed"), y, rtol=1e-5, atol=1e-6
         )
         x = y + x[:, :1]
+
+
+def unrolled(params, x, wrap=lambda f: f):
+    body = wrap(layer)
+    for w in params["layers"]["w"]:
+        x = body({"w": w, "scale": params["scale"]}, x)[0]
+    return x
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
+def test_layers_of_a_loop_are_numbered_like_those_of_a_scan(wrap, record):
+    call = partial(unrolled, wrap=wrap)
+    call(PARAMS, X)
+    recorded = record(PARAMS, call, {"x": X})
+    one = ["(x)", ".normed(x)", ".normed:", ":0", ":1.aux"]
+    assert [name for name in recorded.names if name[0] == "l"] == [
+        f"layer.{number}{name}" for number in range(3) for name in one
+    ]
+    x = np.asarray(X, np.float64)
+    for number in range(3):
+        y = x @ np.asarray(PARAMS["layers"]["w"][number], np.float64)
+        x = y / np.abs(y).max(-1, keepdims=True) * np.arange(1.0, 5.0)
+        np.testing.assert_allclose(
+            recorded.value(f"layer.{number}.normed"), x, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_loops_in_loops_are_numbered_each(record):
+    def expert(x, scale):
+        return normed(x, scale)
+
+    def call(_params, x):
+        for _ in range(2):
+            total = 0.0
+            for scale in (2.0, 3.0):
+                total = total + expert(x, scale)
+            x = total
+        return normed(x, 1.0)
+
+    names = record(PARAMS, call, {"x": X}).names
+    experts = [name for name in names if name.endswith("normed:")]
+    assert experts == [*(f"expert.{n}.normed:" for n in range(4)), "normed:"]
+
+
+def test_rotary_tables_are_activations_and_weights_are_none(record):
+    frequencies = np.linspace(0.1, 1.0, 4, dtype=np.float32)
+
+    def rotary(positions):
+        return jnp.cos(positions * frequencies)
+
+    def call(params, x):
+        return normed(x * rotary(jnp.arange(2.0)[:, None]), params["scale"])
+
+    recorded = record(PARAMS, call, {"x": X})
+    np.testing.assert_allclose(
+        recorded.value("rotary"), np.cos(np.arange(2)[:, None] * frequencies), rtol=1e-6
+    )
+    assert not [name for name in recorded.names if "scale" in name]
+
+
+def test_values_are_planted_where_functions_return(record):
+    wanted = np.full((2, 4), 0.25, np.float32)
+    for call, path in ((unrolled, "layer.1.normed"), (scanned, "body.1.layer.normed")):
+        key = firstdiff.traces.Key(path, "output", method="__call__")
+        recorded = record(PARAMS, call, {"x": X}, values={key: wanted})
+        assert recorded.capture.planted == (key,)
+        x = np.asarray(X, np.float64)
+        for number in range(3):
+            y = x @ np.asarray(PARAMS["layers"]["w"][number], np.float64)
+            x = y / np.abs(y).max(-1, keepdims=True) * np.arange(1.0, 5.0)
+            own = recorded.value(path.replace("1", str(number), 1))
+            np.testing.assert_allclose(own, x, rtol=1e-5, atol=1e-6)
+            x = wanted if number == 1 else x
+        np.testing.assert_allclose(recorded.value("", "output"), x, rtol=1e-5, atol=1e-6)
+
+
+def test_a_planted_value_is_what_everything_after_it_is_given(record):
+    """The caller's own variable too, and what reads it later is recorded as planted."""
+
+    def add(x, y):
+        return x + y
+
+    def call(_params, x):
+        y = normed(x, 2.0)
+        return add(y, normed(y, 3.0))
+
+    wanted = np.ones((2, 4), np.float32)
+    key = firstdiff.traces.Key("normed", "output", method="__call__")
+    recorded = record(PARAMS, call, {"x": X}, values={key: wanted})
+    assert not np.allclose(recorded.value("normed"), wanted)
+    np.testing.assert_array_equal(recorded.value("add", "input", "x"), wanted)
+    np.testing.assert_array_equal(recorded.value("normed", "input", "x", call=1), wanted)
+    np.testing.assert_allclose(recorded.value("", "output"), 1 + np.full((2, 4), 3.0))
 
 
 @pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint, lambda f: jax.jit(jax.checkpoint(f))])

@@ -3,7 +3,7 @@
 Without modules there is nothing to patch, and nobody wants to edit a model to look at it. While the
 model is being traced, `sys.setprofile` tells of every Python call; a tap whose result nobody uses
 survives tracing, so looking is enough. Paths are call stacks below the subject's call:
-`forward.layer.attention`.
+`forward.layer.attention`; a call in a Python loop is numbered (`repeats`): `forward.layer.0.attention`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.tracer.calls import restore_profiler
 from firstdiff.tracer.jax import compat
 from firstdiff.tracer.jax.frontend import FALLBACK, Split, split_pytree
+from firstdiff.tracer.jax.repeats import Repeat, stands_in_loop
 from firstdiff.tracer.jax.tap import TapKey, dotted, new_serial, tap_tree
 
 if TYPE_CHECKING:
@@ -41,8 +43,8 @@ class FunctionsFrontEnd:
     package.
 
     Libraries, lambdas and generators are left out, and so are values that depend on parameters
-    alone: a function's weights are no activations. What is tapped is only observed; nothing can be
-    planted there.
+    alone: a function's weights are no activations. What is tapped is only observed; to plant a value,
+    the program is made to read the tap (`threaded`).
     """
 
     name = FALLBACK
@@ -61,7 +63,7 @@ class FunctionsFrontEnd:
         try:
             yield model
         finally:
-            _restore(before)
+            restore_profiler(before)
 
     def split(self, model: Any) -> Split:
         """The tree's arrays."""
@@ -78,14 +80,6 @@ class FunctionsFrontEnd:
         return {}
 
 
-def _restore(profiler: Any) -> None:
-    if profiler is None or callable(profiler):
-        sys.setprofile(profiler)
-        return
-    sys.setprofile(None)
-    profiler.enable()  # a profiler written in C, as cProfile is, sets itself
-
-
 class _Call:
     """A call that is running in the user's files.
 
@@ -93,15 +87,28 @@ class _Call:
     not named after the first.
     """
 
-    def __init__(self, frame: FrameType, path: str, token: Any) -> None:
+    def __init__(
+        self, frame: FrameType, path: str, token: Any, caller: _Call | None = None
+    ) -> None:
         self.frame = frame
         self.path = path
         self.serial = new_serial()
-        self._named = compat.capturing((token[0], path))
-        self._named.__enter__()
+        self.repeats = self._repeated(caller) if caller is not None else ()
+        self._named = contextlib.ExitStack()
+        self._named.enter_context(compat.capturing((token[0], path)))
+        inside = getattr(token[0], "inside", None)
+        if inside is not None:
+            self._named.enter_context(inside.scope(self.serial, path))
+
+    def _repeated(self, caller: _Call) -> tuple[Repeat, ...]:
+        """The caller's, and this call where it stands in a loop."""
+        site = caller.frame.f_lasti
+        if not stands_in_loop(caller.frame.f_code, site):
+            return caller.repeats
+        return (*caller.repeats, Repeat(self.path.count(".") + 1, site, self.serial))
 
     def close(self) -> None:
-        self._named.__exit__(None, None, None)
+        self._named.close()
 
     def tap(self, site: Site, leaf: str, value: Any) -> None:
         key = TapKey(
@@ -110,8 +117,9 @@ class _Call:
             leaf,
             front_end=FALLBACK,
             serial=self.serial,
-            plantable=False,
             weights=False,
+            observed=True,
+            repeats=self.repeats,
         )
         tap_tree(value, key)
 
@@ -148,7 +156,8 @@ class _Watcher:
             return
         if frame.f_code.co_name == _LAMBDA:
             return
-        call = _Call(frame, dotted(self._calls[-1].path, _segment(frame.f_code)), token)
+        caller = self._calls[-1]
+        call = _Call(frame, dotted(caller.path, _segment(frame.f_code)), token, caller)
         self._calls.append(call)
         for name, value in _arguments(frame):
             call.tap("input", name, value)

@@ -13,6 +13,7 @@ import numpy as np
 from firstdiff.tracer.jax.frontend import is_array
 from firstdiff.tracer.jax.rules import RULES
 from firstdiff.tracer.jax.survey import survey
+from firstdiff.tracer.jax.threaded import threaded
 from firstdiff.tracer.jax.walk import Put, Send, Walk
 from firstdiff.traces.errors import CaptureError
 
@@ -45,14 +46,15 @@ class Program:
     def planted(self, addresses: frozenset[Address]) -> Program:
         """The same program, read knowing that the taps at ``addresses`` return other values than
         they receive."""
+        jaxpr = threaded(self.jaxpr)
         plan = survey(
-            self.jaxpr,
+            jaxpr,
             parameters=self.parameters,
             max_iterations=self.max_iterations,
             planted=addresses,
             equations=self.equations,
         )
-        return replace(self, plan=plan)
+        return replace(self, jaxpr=jaxpr, plan=plan)
 
 
 def read_program(

@@ -25,6 +25,7 @@ from firstdiff.tracer.jax.plan import (
     module_paths,
     taps,
 )
+from firstdiff.tracer.jax.repeats import Repeats
 from firstdiff.traces.schema import Axis, Key
 
 if TYPE_CHECKING:
@@ -92,7 +93,6 @@ def _returns_the_root(everything: list[Tap]) -> bool:
     return bool(call) and call <= root
 
 
-@dataclass(frozen=True)
 def _place(path: str, places: Mapping[str, int | None]) -> int | None:
     """Where the iteration goes in ``path``: as in the nearest module around it."""
     while path and path not in places:
@@ -100,6 +100,7 @@ def _place(path: str, places: Mapping[str, int | None]) -> int | None:
     return places.get(path)
 
 
+@dataclass(frozen=True)
 class _Here:
     """Where in the unrolled loops the reader is."""
 
@@ -131,6 +132,7 @@ class _Scheduler:
         self.calls: dict[tuple[str, str], int] = {}
         self.numbers: dict[object, int] = {}
         self.seen: set[Key] = set()
+        self.repeats = Repeats()
 
     def visit(self, nodes: tuple[Node, ...], here: _Here) -> Iterator[Occurrence]:
         for node in nodes:
@@ -191,7 +193,7 @@ class _Scheduler:
 
     def occurrence(self, tap: Tap, here: _Here) -> Occurrence:
         key = tap.key
-        path = self.path(key.path, here)
+        path = self.path(tap, here)
         called = key.method == "__call__" and key.front_end != WHOLE_CALL
         if called and not path and not self.rooted:
             path = key.class_name or "root"
@@ -225,7 +227,8 @@ class _Scheduler:
                 slot, iterations = carry.result, (*iterations[:outer], before)
         return slot, iterations
 
-    def path(self, path: str, here: _Here) -> str:
+    def path(self, tap: Tap, here: _Here) -> str:
+        path = tap.key.path
         if PLACEHOLDER in path:
             return filled(path, [iteration for _, iteration in here.scans])
         places = [
@@ -233,4 +236,5 @@ class _Scheduler:
             for address, iteration in here.scans
             if address in here.layers and (place := self.places[address].get(path)) is not None
         ]
+        places += self.repeats.places(tap.key.repeats, path, tap.scope, here.trips)
         return numbered(path, places)
