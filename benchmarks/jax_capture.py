@@ -139,6 +139,28 @@ def haiku() -> tuple[Any, Callable[..., Any]]:
     return forward.init(jax.random.key(0), tokens()), lambda p, x: forward.apply(p, x)
 
 
+def keras() -> tuple[Any, Callable[..., Any]]:
+    """The stack in Keras."""
+    import keras as lib
+
+    class Block(lib.Layer):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.norm = lib.layers.LayerNormalization(name="norm")
+            self.up = lib.layers.Dense(HIDDEN, name="up")
+            self.down = lib.layers.Dense(WIDTH, name="down")
+            self.mix = lib.layers.Dense(WIDTH, name="mix")
+            self.out = lib.layers.Dense(WIDTH, name="out")
+
+        def call(self, x: Any) -> Any:
+            h = x + self.down(jax.nn.gelu(self.up(self.norm(x))))
+            return h + self.out(self.mix(h))
+
+    stack = lib.Sequential([Block(name=f"layers.{index}") for index in range(LAYERS)])
+    stack(tokens())
+    return stack, lambda m, x: m(x)
+
+
 def functions() -> tuple[Any, Callable[..., Any]]:
     """The stack in plain functions, its layers scanned."""
     sizes = {"up": (WIDTH, HIDDEN), "down": (HIDDEN, WIDTH), "mix": (WIDTH, WIDTH)}
@@ -159,7 +181,14 @@ def functions() -> tuple[Any, Callable[..., Any]]:
     return tree, lambda w, x: jax.lax.scan(lambda x, w: (layer(w, x), None), x, w)[0]
 
 
-STACKS = {"linen": linen, "nnx": nnx, "equinox": equinox, "haiku": haiku, "functions": functions}
+STACKS = {
+    "linen": linen,
+    "nnx": nnx,
+    "equinox": equinox,
+    "haiku": haiku,
+    "keras": keras,
+    "functions": functions,
+}
 
 
 def tokens() -> Any:
@@ -227,7 +256,7 @@ def memory(framework: str, what: str) -> None:
     """Print this process's resident bytes when the model was made, and its peak in ``what``."""
     model, call = STACKS[framework]()
     inputs = {"x": jnp.tile(tokens(), (16, 1, 1))}
-    jax.block_until_ready(model if framework != "nnx" else inputs)
+    jax.block_until_ready(model if framework not in ("nnx", "keras") else inputs)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = resident("VmRSS")
     if what == "plain":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import jax
 import jax.numpy as jnp
 from jax._src import core, sharding_impls, source_info_util
+from jax.experimental import layout
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.sharding import AxisType
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 UNSPECIFIED: Any = cast("Any", sharding_impls).UNSPECIFIED
 """What `jit` stores for an operand whose sharding is left to the compiler."""
+
+ANY_LAYOUT: Any = cast("Any", layout).Format(cast("Any", layout).Layout.AUTO)
+"""For `out_shardings`: the device leaves an output in whatever order of axes it has it, uncopied."""
 
 JIT = frozenset({"jit", "pjit"})
 """Names of the primitive that `jax.jit` binds."""

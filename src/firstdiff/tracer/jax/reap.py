@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import numpy as np
 
+from firstdiff.tracer.jax import compat
 from firstdiff.tracer.jax.frontend import is_array
 from firstdiff.tracer.jax.rules import RULES
 from firstdiff.tracer.jax.survey import survey
