@@ -133,7 +133,11 @@ def executable(
                 return run([jax.numpy.asarray(value) for value in arguments], put)
 
         return eagerly
-    return jax.jit(run, compiler_options=options_of(exact))
+    return jax.jit(
+        run,
+        compiler_options=options_of(exact),
+        out_shardings=(compat.UNSPECIFIED, compat.ANY_LAYOUT),
+    )
 
 
 def options_of(exact: bool) -> dict[str, Any] | None:
