@@ -147,7 +147,7 @@ def test_a_slice_wrong_in_no_order_says_which_order_would_fit(maker) -> None:  #
     result = diff(maker.reference(), maker.write("port.h5", taps, as_port=True))
     wrong = [row for row in parts(result) if row.verdict.bad]
     assert result.counts.healed == len(wrong)  # nothing after it was changed
-    assert any("[..., 4 groups, 8:16] would fit" in " ".join(row.verdict.notes) for row in wrong)
+    assert any(".reshape(2,12,4,24)[..., 8:16] would fit" in " ".join(row.verdict.notes) for row in wrong)
     assert any("fit in no way that was tried" in note for note in result.notes)
 
 

@@ -131,7 +131,7 @@ def test_a_member_that_fits_elsewhere_is_told_where() -> None:
     assert found is not None
     assert found.slicing.words == "one behind the other"
     assert [error <= LIMIT for error in found.errors] == [True, False, True]
-    assert found.others == ("", "[..., 4 groups, 2:4]", "")
+    assert found.others == ("", ".reshape(1,4,4,6)[..., 2:4]", "")
     assert not np.array_equal(odd, k)
 
 

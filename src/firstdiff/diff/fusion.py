@@ -68,7 +68,10 @@ def fusions(sides: Sides, by_weights: Iterable[tuple[str, str]] = ()) -> list[Fu
 def _by_weights(sides: Sides, pairs: Iterable[tuple[str, str]]) -> list[Fusion]:
     groups: dict[str, list[str]] = defaultdict(list)
     for whole, part in pairs:
-        groups[whole].append(part)
+        if _digits(whole) == _digits(
+            part
+        ):  # a module that shares weights with several layers tells nothing
+            groups[whole].append(part)
     wholes = {m.path: m for m in sides.wholes if m.method == "call"}
     parts = {m.path: m for m in sides.parts if m.method == "call"}
     return [

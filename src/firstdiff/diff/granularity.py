@@ -122,6 +122,8 @@ class _Finder:
             found = self._fitted(fusion, slot)
             if found is not None:
                 made.append((slot, *found))
+        if not made:
+            return
         if fusion.evidence == "values" and not all(_believed(f, limit) for _, f, limit in made):
             return
         self._taken.update(self._names(fusion))

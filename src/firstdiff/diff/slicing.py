@@ -42,12 +42,12 @@ def slicings(whole: Shape, sizes: Sequence[int]) -> Iterator[Slicing]:
         return
     seen: set[tuple[Shape, tuple[int, ...]]] = set()
     orders = _orders(len(sizes))
-    for read, axis, shape, words in _readings(whole, sizes):
+    for reading in _readings(whole, sizes):
         for order in orders:
-            key = _period(read, axis), order
+            key = _period(*reading[:2]), order
             if key not in seen:
                 seen.add(key)
-                yield _slicing(read, axis, shape, sizes, order, words)
+                yield _slicing(whole, reading, sizes, order)
 
 
 def _orders(count: int) -> list[tuple[int, ...]]:
@@ -71,7 +71,9 @@ def _readings(whole: Shape, sizes: Sequence[int]) -> Iterator[Reading]:
     runs = [(start, prod(whole[start:])) for start in reversed(starts)]
     for start, length in runs:  # one behind the other along the features
         if length % unit == 0:
-            yield (*whole[:start], length), start, (*whole[:start], -1), "one behind the other"
+            last = start == len(whole) - 1
+            words = "one behind the other" + ("" if last else f", axes {start} and up as one")
+            yield (*whole[:start], length), start, (*whole[:start], -1), words
     if len(set(sizes)) == 1:  # on an axis of their own
         for axis, length in enumerate(whole):
             if length == len(sizes):
@@ -91,8 +93,9 @@ def _divisors(number: int) -> list[int]:
 
 
 def _slicing(
-    read: Shape, axis: int, shape: Shape, sizes: Sequence[int], order: tuple[int, ...], words: str
+    whole: Shape, reading: Reading, sizes: Sequence[int], order: tuple[int, ...]
 ) -> Slicing:
+    read, axis, shape, way = reading
     total, length = sum(sizes), read[axis]
     cuts: dict[int, Cut] = {}
     start = 0
@@ -100,16 +103,15 @@ def _slicing(
         stop = start + sizes[member] * length // total
         features = sizes[member] // max(1, prod(n for n in shape if n != -1))
         own = tuple(features if n == -1 else n for n in shape)
-        cuts[member] = Cut(
-            read, axis, start, stop, own, words=_place(read, axis, start, stop, words)
-        )
+        words = _place(whole, read, axis, start, stop)
+        cuts[member] = Cut(read, axis, start, stop, own, words=words)
         start = stop
-    return Slicing(words, tuple(cuts[n] for n in range(len(sizes))), order)
+    return Slicing(way, tuple(cuts[n] for n in range(len(sizes))), order)
 
 
-def _place(read: Shape, axis: int, start: int, stop: int, words: str) -> str:
-    """`[..., 0:64]`; `[..., 8 groups, 0:16]` where the features are read in groups; `[2]` on an axis of their own."""
-    if words.startswith("stacked"):
-        return f"[{':, ' * axis}{start}]"
-    groups = f"{read[axis - 1]} groups, " if words.startswith("in ") else ""
-    return f"[..., {groups}{start}:{stop}]"
+def _place(whole: Shape, read: Shape, axis: int, start: int, stop: int) -> str:
+    """As numpy writes it: `[..., 0:64]`, `.reshape(2,12,4,24)[..., 0:8]`, `[:, 2]` on an axis of their own."""
+    reshaped = "" if read == whole else f".reshape({','.join(map(str, read))})"
+    if axis == len(read) - 1:
+        return f"{reshaped}[..., {start}:{stop}]"
+    return f"{reshaped}[{':, ' * axis}{start if stop == start + 1 else f'{start}:{stop}'}]"

@@ -72,8 +72,8 @@ def family(name: str, seed: int = 0) -> Family:
     import torch
     import transformers
 
-    config_class, options, geometry = _CONFIGS[name]
-    config = getattr(transformers, config_class)(**options)
+    geometry = _CONFIGS[name][2]
+    config, _ = config_of(name)
     auto = transformers.AutoModel if name in ("bert", "vit") else transformers.AutoModelForCausalLM
     with torch.device("meta"):
         model = auto.from_config(config)
@@ -86,6 +86,18 @@ def family(name: str, seed: int = 0) -> Family:
     }
     classes = {path: type(module).__name__ for path, module in model.named_modules()}
     return Family(name, values, classes, geometry)
+
+
+def config_of(name: str) -> tuple[Any, str]:
+    """transformers' own configuration of a family, and the class of the model that its checkpoint is one of."""
+    import transformers
+
+    config_class, options, _ = _CONFIGS[name]
+    config = getattr(transformers, config_class)(**options)
+    ending = (
+        "Model" if name in ("bert", "vit") else "LMHeadModel" if name == "gpt2" else "ForCausalLM"
+    )
+    return config, config_class.removesuffix("Config") + ending
 
 
 def _draw(name: str, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
