@@ -52,8 +52,8 @@ def build(way, weights, mesh=None):
         inside = "cond."
 
     def where(place, part):
-        index = f".{place}" if way == "scan" else ""
-        return f"{inside}block{index}" + (f".{part}" if part else ""), 0 if way == "scan" else place
+        index = "" if way == "cond" else f".{place}"
+        return f"{inside}block{index}" + (f".{part}" if part else ""), 0
 
     return Subject(
         tree,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from jax.sharding import AxisType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+Program = TypeVar("Program", Jaxpr, JaxprEqn)
 
 UNSPECIFIED: Any = cast("Any", sharding_impls).UNSPECIFIED
 """What `jit` stores for an operand whose sharding is left to the compiler."""
@@ -81,6 +83,11 @@ def jaxprs_of(eqn: JaxprEqn) -> Iterator[Jaxpr]:
                 yield item.jaxpr
             elif isinstance(item, Jaxpr):
                 yield item
+
+
+def replaced(program: Program, **changes: Any) -> Program:
+    """A jaxpr or an equation with other fields."""
+    return cast("Program", cast("Any", program).replace(**changes))
 
 
 def bind(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:

@@ -54,8 +54,7 @@ def survey(
     A tap whose address is in ``planted`` returns another value than it receives. With ``equations``
     the result of every equation is tapped as well; it gives the path of the module for name scopes.
     """
-    reader = _Reader(max_iterations, planted, equations)
-    reader.parameters = parameters
+    reader = _Reader(max_iterations, planted, equations, has_parameters=parameters > 0)
     root = Scope((), ())
     for number, var in enumerate(program.jaxpr.invars):
         root.origins[var] = "parameter" if number < parameters else "input"
@@ -79,7 +78,10 @@ class _Reader:
         max_iterations: int | None,
         planted: frozenset[Address],
         equations: Callable[[str], str] | None,
+        *,
+        has_parameters: bool,
     ) -> None:
+        self.has_parameters = has_parameters
         self.max_iterations = max_iterations
         self.planted = planted
         self.equations = equations
@@ -112,7 +114,7 @@ class _Reader:
     def origin_of_constant(self, var: Any) -> Origin:
         """A constant of the program is a weight in a closure, or, in a model that has parameters of its own and where
         it is a mere vector, a table to compute from, such as the frequencies of a rotary embedding."""
-        is_table = self.parameters > 0 and len(getattr(var.aval, "shape", ())) < 2
+        is_table = self.has_parameters and len(getattr(var.aval, "shape", ())) < 2
         return "constant" if is_table else "parameter"
 
     def is_parameter(self, atom: Any, tap: Tap, scope: Scope) -> bool:

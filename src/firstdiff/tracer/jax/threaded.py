@@ -27,11 +27,16 @@ def _threaded(jaxpr: Jaxpr) -> Jaxpr:
     now: dict[Any, Any] = {}
     eqns = []
     for eqn in jaxpr.eqns:
-        eqns.append(_with_inner(eqn).replace(invars=[_latest(atom, now) for atom in eqn.invars]))
+        operands = [_latest(atom, now) for atom in eqn.invars]
+        eqns.append(compat.replaced(_with_inner(eqn), invars=operands))
         observed = eqn.invars[0] if eqn.primitive is tap_p else None
-        if observed is not None and not isinstance(observed, Literal) and eqn.params["key"].observed:
+        if (
+            observed is not None
+            and not isinstance(observed, Literal)
+            and eqn.params["key"].observed
+        ):
             now[observed] = eqn.outvars[0]
-    return jaxpr.replace(eqns=eqns, outvars=[_latest(atom, now) for atom in jaxpr.outvars])
+    return compat.replaced(jaxpr, eqns=eqns, outvars=[_latest(atom, now) for atom in jaxpr.outvars])
 
 
 def _latest(atom: Any, now: dict[Any, Any]) -> Any:
@@ -41,7 +46,7 @@ def _latest(atom: Any, now: dict[Any, Any]) -> Any:
 def _with_inner(eqn: JaxprEqn) -> JaxprEqn:
     if not any(True for _ in compat.jaxprs_of(eqn)):
         return eqn
-    return eqn.replace(params={name: _inner(param) for name, param in eqn.params.items()})
+    return compat.replaced(eqn, params={name: _inner(p) for name, p in eqn.params.items()})
 
 
 def _inner(param: Any) -> Any:
