@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.locate import Finding
     from firstdiff.diff.row import Row
     from firstdiff.diff.vacuity import Vacuity
+    from firstdiff.diff.weights.weighed import Weighed
     from firstdiff.traces.schema import Header
 
 
@@ -92,7 +93,9 @@ class Diff:
     warnings: tuple[Vacuity, ...] = ()
     """What these inputs and weights cannot reveal, agreement or not."""
     weights: str = ""
-    """Result of the comparison of the weights, when one was made."""
+    """Result of the comparison of the weights in a few words, when one was made."""
+    audit: Weighed | None = None
+    """The same in full; None where a trace keeps nothing of the weights."""
     cause: str = ""
     """Likely cause of the finding, when one was found."""
     explanation: Explanation | None = None
@@ -104,8 +107,9 @@ class Diff:
 
     @property
     def exit_code(self) -> int:
-        """0 when the port agrees, 1 when it diverges."""
-        return 0 if self.finding is None else 1
+        """0 when the port agrees, 1 when it diverges, or holds wrong weights that the inputs do not show."""
+        damaged = self.audit is not None and bool(self.audit.wrong)
+        return 1 if self.finding is not None or damaged else 0
 
     @property
     def first(self) -> Row | None:

@@ -28,6 +28,8 @@ from firstdiff.diff.pattern import find_pattern
 from firstdiff.diff.result import Counts, Diff, TraceSummary
 from firstdiff.diff.row import Row
 from firstdiff.diff.vacuity import vacuities
+from firstdiff.diff.weights.applied import better, distrusted, with_weights
+from firstdiff.diff.weights.evidence import Weighing, matchers_of, weigh
 from firstdiff.traces import Trace, open_trace
 from firstdiff.traces.errors import OptionError
 from firstdiff.traces.padding import padding_mask
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from firstdiff.diff.modules import Matcher
+    from firstdiff.traces.parameters import Parameter
 
 Source = str | os.PathLike[str] | Trace
 _FLOOR_TABLE = "floor/free/"
@@ -48,14 +51,17 @@ def diff(
     port: Source,
     *,
     map: str | os.PathLike[str] | Mapping[str, Any] | PathMap | None = None,
-    matchers: Iterable[Matcher] = DEFAULT_MATCHERS,
+    matchers: Iterable[Matcher] | None = None,
+    parameters: Sequence[Parameter] = (),
     compiled: bool | None = None,
     progress: Callable[[str], None] = lambda _message: None,
 ) -> Diff:
     """Align two traces and find where the port first goes wrong.
 
-    ``map`` is a TOML file or a mapping of module paths (`mapping.read_map`). ``compiled`` measures with numba
-    where it is installed; None does so when the traces are large.
+    ``map`` is a TOML file or a mapping of module paths (`mapping.read_map`). ``matchers`` replace the usual evidence:
+    equal weights, where both traces keep digests of them, names, the call graph. ``parameters`` are the port's own,
+    with values, where its model is at hand. ``compiled`` measures with numba where it is installed; None does so when
+    the traces are large.
 
     Raises:
         TraceError: one of them is no complete trace.
@@ -65,44 +71,70 @@ def diff(
     with ExitStack() as stack:
         ours, theirs = (_open(source, stack) for source in (reference, port))
         inputs = check_inputs(ours, theirs)
-        progress("aligning")
         path_map = read_map(Path(map) if isinstance(map, os.PathLike) else map)
-        last, stopped = last_common_step(ours, theirs)
-        alignment = align(
-            up_to(ours.activations, last),
-            up_to(theirs.activations, last),
-            path_map=path_map,
-            matchers=matchers,
-        )
-        _check_alignment(alignment, ours, theirs)
-        progress("measuring")
-        comparison = _comparison(ours, theirs, compiled)
-        alignment = with_parts(alignment, comparison)
-        alignment = with_values(alignment, comparison)
-        rows = _rows(alignment, comparison)
-        finding = locate(rows)
-        if finding is not None:
-            finding = _with_pattern(finding, rows, comparison)
-        result = _result(ours, theirs, inputs, comparison, alignment, rows, finding)
-        result = replace(result, generation=generation(rows, ours, theirs, stopped))
-        if finding is None:
-            return result
-        progress("explaining")
-        try:
-            explanation = explain(ours, theirs, rows, finding, padding=comparison.padding)
-        except (
-            ArithmeticError,
-            AssertionError,
-            LookupError,
-            MemoryError,
-            TypeError,
-            ValueError,
-        ) as error:
-            # A hypothesis that trips over a model it was not made for must not cost the verdict.
-            failed = f"no explanation: looking for one failed ({type(error).__name__}: {error})"
-            return replace(result, notes=(*result.notes, failed))
-        cause = explanation.sentence if explanation is not None and explanation.cause else ""
-        return replace(result, explanation=explanation, cause=cause)
+        progress("comparing the weights")
+        weighing = weigh(ours, theirs, parameters) if matchers is None else None
+
+        def compared(matchers: Iterable[Matcher], weighing: Weighing | None) -> Diff:
+            return _compared(
+                ours, theirs, inputs, path_map, tuple(matchers), weighing, compiled, progress
+            )
+
+        if not isinstance(weighing, Weighing):
+            result = compared(DEFAULT_MATCHERS if matchers is None else matchers, None)
+            return replace(result, notes=(*result.notes, *([weighing] if weighing else [])))
+        result = compared(matchers_of(weighing), weighing)
+        doubtful = distrusted(result, weighing)
+        if doubtful:
+            progress("comparing once more, by name")
+            again = compared(matchers_of(weighing, doubtful), weighing)
+            result = again if better(again, result, weighing) else result
+        return with_weights(result, weighing)
+
+
+def _compared(
+    ours: Trace, theirs: Trace, inputs: InputCheck, path_map: PathMap, matchers: tuple[Matcher, ...],
+    weighing: Weighing | None, compiled: bool | None, progress: Callable[[str], None],
+) -> Diff:  # fmt: skip
+    """The comparison of the activations alone."""
+    progress("aligning")
+    last, stopped = last_common_step(ours, theirs)
+    alignment = align(
+        up_to(ours.activations, last),
+        up_to(theirs.activations, last),
+        path_map=path_map,
+        matchers=matchers,
+    )
+    _check_alignment(alignment, ours, theirs)
+    progress("measuring")
+    comparison = _comparison(ours, theirs, compiled)
+    parts = [] if weighing is None else [p for p in weighing.map.pairs if p.part]
+    alignment = with_parts(alignment, comparison, [(p.reference, p.port) for p in parts])
+    alignment = with_values(alignment, comparison)
+    rows = _rows(alignment, comparison)
+    finding = locate(rows)
+    if finding is not None:
+        finding = _with_pattern(finding, rows, comparison)
+    result = _result(ours, theirs, inputs, comparison, alignment, rows, finding)
+    result = replace(result, generation=generation(rows, ours, theirs, stopped))
+    if finding is None:
+        return result
+    progress("explaining")
+    try:
+        explanation = explain(ours, theirs, rows, finding, padding=comparison.padding)
+    except (
+        ArithmeticError,
+        AssertionError,
+        LookupError,
+        MemoryError,
+        TypeError,
+        ValueError,
+    ) as error:
+        # A hypothesis that trips over a model it was not made for must not cost the verdict.
+        failed = f"no explanation: looking for one failed ({type(error).__name__}: {error})"
+        return replace(result, notes=(*result.notes, failed))
+    cause = explanation.sentence if explanation is not None and explanation.cause else ""
+    return replace(result, explanation=explanation, cause=cause)
 
 
 def _open(source: Source, stack: ExitStack) -> Trace:

@@ -29,6 +29,8 @@ def headlines(result: Diff) -> list[tuple[str, str]]:
     ]
     if result.weights:
         found.append(("weights", result.weights))
+    if result.audit is not None:
+        found += [("", line) for line in result.audit.lines]
     return found
 
 

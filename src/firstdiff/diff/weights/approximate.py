@@ -16,6 +16,7 @@ from firstdiff.diff.weights.grain import COARSE, is_integer, numbers
 from firstdiff.diff.weights.match import SAME, Match, Side, without
 
 if TYPE_CHECKING:
+    from firstdiff.diff.weights.fingerprint import Fingerprint
     from firstdiff.diff.weights.whole import Unit
 
 SAMPLE = 1 << 15
@@ -76,9 +77,18 @@ def _by_moments(reference: Side, port: Side, ours: Unit, theirs: Unit) -> Match 
         if extremes and abs(second.sum - factor * first.sum) <= spread:
             base = Match(ours.number, theirs.number, relation=SAME)
             if isclose(factor, 1, rel_tol=limit):
-                return replace(base, detail="some elements differ")
+                return replace(base, detail=_unlike(first, second))
             return replace(base, scale=factor)
     return None
+
+
+def _unlike(first: Fingerprint, second: Fingerprint) -> str:
+    same = any(first.hashes.get(grain) == known for grain, known in second.hashes.items())
+    return (
+        "the same elements in another order, as of a reshape where a transpose is due"
+        if same
+        else "some elements differ"
+    )
 
 
 def tolerance(reference: Side, port: Side, ours: int, theirs: int) -> float:

@@ -270,8 +270,19 @@ class Judge:
         if match.grain == "float32" or match.certain is False or first.grain == match.grain:
             return None
         if second.grain == match.grain:
-            return None  # rounding once, to the port's own dtype, is what loading does
+            return self._lost_precision(match)
         return Fault("note", "arranged", f"equal only after rounding both to {match.grain}")
+
+    def _lost_precision(self, match: Match) -> Fault | None:
+        """Rounding once, to the port's own dtype, is what loading does; keeping that in a wider one is not."""
+        port = self.port.parameters[match.port]
+        if port.dtype not in ("float32", "float64"):
+            return None
+        return Fault(
+            "note",
+            "arranged",
+            f"{port.name} is {port.dtype}, but its values were rounded to {match.grain}: the reference's are finer",
+        )
 
     def _is_norm(self, match: Match) -> bool:
         parameter = self.reference.parameters[match.reference]

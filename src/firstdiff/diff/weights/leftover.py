@@ -85,7 +85,8 @@ class Leftovers:
             return replace(
                 self._verdict(parameter, where, "differs", other_values + WORDS), status="note"
             )
-        if state.startswith("all ") or (state and not self.found.reference.prints[number].constant):
+        drawn = state and not self.found.reference.prints[number].constant
+        if state.startswith("all ") or (drawn and not self.untold.alike(number, unit.number)):
             words = self._unloaded(number, where, state)
             return self._verdict(
                 parameter, where, "never loaded", words, f"load {parameter.name} there"

@@ -34,7 +34,8 @@ def toml(module_map: ModuleMap) -> str:
 def lines(module_map: ModuleMap) -> list[str]:
     """A line for every kind of pair: both paths, what it rests on, how sure it is."""
     rows = [
-        (one, other, *_support(pairs)) for (one, other), pairs in _grouped(module_map.pairs).items()
+        (one, other, *_support(pairs))
+        for (one, other), pairs in grouped_pairs(module_map.pairs).items()
     ]
     wide = [max([len(row[column]) for row in rows], default=0) for column in (0, 1)]
     text = [
@@ -48,7 +49,7 @@ def lines(module_map: ModuleMap) -> list[str]:
 def globs(pairs: Iterable[MapPair]) -> list[tuple[str, str]]:
     """(glob, template) that say ``pairs`` in few entries: stars where the index of both sides is the same."""
     found: list[tuple[str, str]] = []
-    for (one, other), members in _grouped(pairs).items():
+    for (one, other), members in grouped_pairs(pairs).items():
         if "*" in one and all(substitute(one, other, p.reference) == p.port for p in members):
             found.append((one, other))
         else:
@@ -73,7 +74,7 @@ def _by_evidence(pairs: Iterable[MapPair]) -> dict[str, list[MapPair]]:
     return {evidence: members for evidence, members in found.items() if members}
 
 
-def _grouped(pairs: Iterable[MapPair]) -> dict[tuple[str, str], list[MapPair]]:
+def grouped_pairs(pairs: Iterable[MapPair]) -> dict[tuple[str, str], list[MapPair]]:
     """Pairs that differ only in an index that is the same on both sides."""
     groups: dict[tuple[str, str], list[MapPair]] = defaultdict(list)
     for pair in pairs:

@@ -6,21 +6,36 @@ from collections import defaultdict
 from math import prod
 from typing import TYPE_CHECKING
 
-from firstdiff.diff.modules import Matcher, Module, ModulePair
-from firstdiff.diff.weights.modulemap import CERTAIN, ModuleMap
+from firstdiff.diff.modules import Evidence, Matcher, Module, ModulePair
+from firstdiff.diff.weights.modulemap import CERTAIN, MapPair, ModuleMap
 from firstdiff.diff.weights.neighbours import is_passive, parent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+_EVIDENCE: dict[str, Evidence] = {
+    "weights": "weights",
+    "contents": "weights",
+    "graph": "graph",
+    "name": "name",
+    "alias": "alias",
+    "only one": "only candidate",
+}
 
 
 def weights_matcher(module_map: ModuleMap) -> Matcher:
     """A matcher that pairs modules as ``module_map`` does on weights alone, whatever they are called."""
-    targets = {
-        pair.reference: pair.port
-        for pair in module_map.pairs
-        if pair.evidence in ("weights", "contents") and not pair.part and pair.confidence >= CERTAIN
-    }
+    certain = [pair for pair in module_map.pairs if pair.confidence >= CERTAIN]
+    return _matcher([pair for pair in certain if pair.evidence in ("weights", "contents")])
+
+
+def map_matcher(module_map: ModuleMap, evidence: Collection[str]) -> Matcher:
+    """A matcher that pairs modules as ``module_map`` does on ``evidence``, where their results have equal sizes."""
+    return _matcher([pair for pair in module_map.pairs if pair.evidence in evidence], sized=True)
+
+
+def _matcher(chosen: Sequence[MapPair], *, sized: bool = False) -> Matcher:
+    targets = {pair.reference: pair for pair in chosen if not pair.part}
 
     def match(
         reference: Sequence[Module], port: Sequence[Module], _pairs: Sequence[ModulePair]
@@ -28,9 +43,13 @@ def weights_matcher(module_map: ModuleMap) -> Matcher:
         there = {(module.path, module.method): module for module in port}
         found = []
         for module in reference:
-            other = there.pop((targets.get(module.path, "\0"), module.method), None)
-            if other is not None:
-                found.append(ModulePair(module, other, "weights"))
+            pair = targets.get(module.path)
+            other = there.get((pair.port, module.method)) if pair is not None else None
+            if pair is None or other is None or (sized and not _same_sizes(module, other)):
+                continue
+            del there[other.path, other.method]
+            evidence = _EVIDENCE[pair.evidence]
+            found.append(ModulePair(module, other, evidence, pair.confidence, pair.conflict))
         return found
 
     return match

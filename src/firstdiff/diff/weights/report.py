@@ -38,9 +38,9 @@ def lines(audit: Audit, *, all_rows: bool = False) -> list[str]:
     text = [f"weights  {headline(audit)}"]
     if all_rows:
         return text + [_row(verdict) for verdict in audit.verdicts]
-    wrong = [_sentence(group) for group in grouped(audit.wrong)]
+    wrong = [sentence(group) for group in grouped(audit.wrong)]
     notes = [
-        _sentence(group)
+        sentence(group)
         for group in grouped(v for v in audit.notes if v.words and v.finding != "computed")
     ]
     text += [f"  WRONG  {sentence}" for sentence in _first(wrong)]
@@ -98,7 +98,8 @@ def _layer(name: str) -> str:
     return ""
 
 
-def _sentence(group: list[Verdict]) -> str:
+def sentence(group: list[Verdict]) -> str:
+    """What is wrong with the first of ``group``, and how many more like it."""
     first = group[0]
     text = first.words
     if len(group) > 1:

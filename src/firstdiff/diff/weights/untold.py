@@ -6,6 +6,7 @@ Apart, because an audit without elements must not call wrong what it could not l
 from __future__ import annotations
 
 from collections import Counter
+from math import isclose
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.weights.arrangement import solid
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from firstdiff.diff.weights.whole import Unit
 
 WORDS = "; digests do not tell whether it is there times a factor: capture with --weights"
+
+
+_LEAST_SHARE = 1 / 16
+"""A factor is folded into a projection: fewer rows than that are damage."""
+_ALIKE = 0.05
 
 
 class Untold:
@@ -47,6 +53,14 @@ class Untold:
             for one in self.reference
         )
 
+    def alike(self, number: int, other: int) -> bool:
+        """Whether values that were not compared have about the same moments: rounded ones, hardly fresh ones."""
+        one, two = self.found.reference.prints[number], self.found.port.prints[other]
+        pairs = (one.rms, two.rms), (one.min, two.min), (one.max, two.max)
+        return not self._readable(number, other) and all(
+            isclose(a, b, rel_tol=_ALIKE) for a, b in pairs
+        )
+
     def _rooms(self) -> dict[int, int]:
         """Elements of each matrix of the port that were not found in the reference."""
         held: Counter[int] = Counter()
@@ -74,7 +88,7 @@ class Untold:
             return False
         if unit is None:
             size = round(share * parameter.size)
-            return any(
+            return share >= _LEAST_SHARE and any(
                 room >= size and not self._readable(number, n) for n, room in self._room.items()
             )
         if self._readable(number, unit.number) or port.prints[unit.number].constant:
