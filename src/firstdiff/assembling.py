@@ -57,7 +57,8 @@ def crop_padding(run: Trace, like: Trace, padding: int, *, left: bool, output: P
 def join_steps(run: Trace, like: Trace, output: Path) -> Path:
     """The steps of a decoding ``run`` as one trace over all tokens, as the prefill ``like`` has them.
 
-    Masks are left out: a step's mask covers the tokens so far, and hides none of them by what it lacks.
+    Masks are left out: a step's mask covers the tokens so far, and hides none of them by what it lacks. What the
+    last step left behind (`cache.`) stays as it is.
     """
     steps = max(a.key.step for a in run.activations) + 1
     known = {a.key: a for a in run.activations}
@@ -65,6 +66,9 @@ def join_steps(run: Trace, like: Trace, output: Path) -> Path:
     def made(activation: Activation) -> np.ndarray | None:
         if "mask" in activation.key.leaf or activation.dtype == "bool":
             return None
+        if activation.key.path.startswith("cache."):
+            left = known.get(activation.key)
+            return None if left is None else run.stored(left)
         found = [known.get(replace(activation.key, step=step)) for step in range(steps)]
         parts = [run.stored(a) for a in found if a is not None and a.dtype == activation.dtype]
         return _concatenated(parts, activation.shape) if len(parts) == steps else None
@@ -102,7 +106,8 @@ def _write(
     like: Trace, run: Trace, output: Path, made: Callable[[Activation], np.ndarray | None]
 ) -> Path:
     """A trace with the keys and inputs of ``like`` and the values that ``made`` gives."""
-    with TraceWriter(output, run.header, overwrite=True) as writer:
+    told = {name: value for name, value in run.header.extra.items() if name != "decoding"}
+    with TraceWriter(output, replace(run.header, extra=told), overwrite=True) as writer:
         for name, given in like.inputs.items():
             writer.write_input(name, like.input(name), dtype=given.dtype)
         for activation in like.activations:

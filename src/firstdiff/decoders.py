@@ -5,7 +5,7 @@ step after another. A framework is imported on use.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,22 @@ class JaxDecoding:
         if self.cached and self.capacity is None:
             return sink
         return Cropping(sink, lambda: self._steps.length, capacity=self.capacity)
+
+    def contents(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Each array of the cache that the last step left: the places that are filled, a layer at a time."""
+        from firstdiff.tracer.jax.outputs import leaves_of
+
+        for name, value in leaves_of(self.cache).items():
+            array = np.asarray(value)
+            kept = tuple(
+                slice(self._steps.length) if size == self.capacity else slice(None)
+                for size in array.shape
+            )
+            layers = array[kept]
+            if layers.ndim < 5:
+                yield f"cache.{name}", np.ascontiguousarray(layers)
+            for number in range(len(layers) if layers.ndim >= 5 else 0):
+                yield f"cache.{number}.{name}", np.ascontiguousarray(layers[number])
 
     def uncropped(self, values: Mapping[Key, np.ndarray]) -> dict[Key, Any]:
         """``values`` for a planted run, of which `cropped` would have taken the first places.

@@ -29,6 +29,8 @@ class Decoding:
     """Tokens that are run after the prompt, one by one."""
     tokens: np.ndarray | None = None
     """int64[steps, batch]: the tokens to run. None: in each row the one with the largest logit (greedy)."""
+    keep_cache: bool = False
+    """Whether the cache that the last step leaves is recorded too; for subjects with a step of their own, in JAX."""
 
     def __post_init__(self) -> None:
         if self.steps < 0:

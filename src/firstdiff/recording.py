@@ -92,6 +92,7 @@ def record(
     inputs_only: bool = False,
     outputs_only: bool = False,
     level: Level = "module",
+    inside: Sequence[str] = (),
     digest: bool = False,
     weights: bool | None = None,
     floor: Sequence[str] | None = None,
@@ -120,6 +121,7 @@ def record(
         select: keep modules whose path matches any of these globs.
         inputs_only, outputs_only: record only what modules receive, or only what they return.
         level: `function` records what the model's own functions take and return too, `op` every operation as well.
+        inside: look so deep only into modules whose path matches any of these globs.
         digest: keep statistics, not elements.
         weights: True keeps every parameter in full, None digests of them, False nothing.
         floor: dtypes whose noise floor is recorded (PyTorch); None means the model's own and bfloat16.
@@ -140,7 +142,9 @@ def record(
     began = time.monotonic()
     _refuse_existing(Path(output), force)
     plan = Plan(
-        selection=Selection(tuple(select), _sites(inputs_only, outputs_only), _level(level)),
+        selection=Selection(
+            tuple(select), _sites(inputs_only, outputs_only), _level(level), tuple(inside)
+        ),
         verify=verify,
         mode=mode,
         exact=exact,
@@ -263,7 +267,7 @@ def is_torch_module(model: object) -> bool:
 def _decoding(steps: int | Decoding, inputs: Any) -> Decoding | None:
     """What ``steps`` asks for, with the tokens of the trace ``inputs`` where it is one that decodes."""
     if isinstance(steps, Decoding):
-        return steps if steps.steps else None
+        return steps if steps.steps or steps.keep_cache else None
     if steps and isinstance(inputs, str | Path) and Path(inputs).suffix in (".h5", ".hdf5"):
         with open_trace(inputs) as trace:
             if "decoding" in trace.header.extra:

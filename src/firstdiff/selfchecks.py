@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from firstdiff.assembling import crop_padding, join_steps, stack_rows
+from firstdiff.assembling import crop_padding, stack_rows
+from firstdiff.decoding_checks import decoding, no_cache, static_cache
 from firstdiff.diff import diff
+from firstdiff.inapplicable import NotApplicable
 from firstdiff.inputs import HostTensor, Inputs
 from firstdiff.models.loading import find_factory, load_subject, takes
 from firstdiff.recorders import record_torch, recorder_for
@@ -24,18 +26,13 @@ from firstdiff.traces import open_trace
 from firstdiff.traces.errors import OptionError
 
 if TYPE_CHECKING:
+    from firstdiff.decoding import Decoding
     from firstdiff.diff import Diff
     from firstdiff.models.subject import Subject
 
 PADDING = 5
 """Tokens of padding in the padded runs."""
-DECODED = 8
-"""Tokens that are decoded one by one, after a prefill of the rest."""
 _VARIANTS = ("scan", "sharded")
-
-
-class NotApplicable(Exception):
-    """The check says nothing about this subject; the message is the reason."""
 
 
 @dataclass
@@ -85,6 +82,7 @@ class Session:
         subject: Subject | None = None,
         mode: Literal["jit", "eager"] | None = None,
         floor_dtype: str | None = None,
+        steps: int | Decoding = 0,
     ) -> Path:
         """A trace of ``subject``, or of the session's own, on ``inputs``."""
         chosen = subject or self.subject
@@ -95,10 +93,12 @@ class Session:
             chosen,
             self.folder / f"{name}.h5",
             inputs=inputs,
+            steps=steps,
             floor=[f for f in floors if f in ("float32", "bfloat16", "float16")],
             mode=mode or self.mode,
             framework=chosen.framework,
             verify=False,
+            weights=False,
             force=True,
         ).path
 
@@ -209,53 +209,6 @@ def precision(session: Session) -> Diff:
     return diff(ours, session.run("bfloat16", session.inputs, subject=coarse))
 
 
-def decoding(session: Session) -> Diff:
-    """A cache index, a mask that is too short, positions that begin anew with every step."""
-    if not session.is_torch or not {"past_key_values", "use_cache"} <= set(session.parameters):
-        raise NotApplicable("the model takes no past_key_values")
-    ids = session.inputs.get("input_ids")
-    if ids is None or ids.value.ndim != 2 or ids.value.shape[1] <= DECODED:
-        raise NotApplicable(f"needs input_ids of more than {DECODED} tokens")
-    if not _is_causal(session.subject.model):
-        raise NotApplicable("the model is not causal: a token sees later ones")
-    prefill = replace(session.subject, call=_prefill)
-    steps = replace(session.subject, call=_decode)
-    ours = session.run("prefill", session.inputs, subject=prefill, floor=True)
-    with (
-        open_trace(ours) as like,
-        open_trace(session.run("steps", session.inputs, subject=steps)) as run,
-    ):
-        return diff(like, join_steps(run, like, session.folder / "joined.h5"))
-
-
-def _prefill(model: Any, **inputs: Any) -> Any:
-    return model(**inputs, use_cache=True)
-
-
-def _decode(model: Any, **inputs: Any) -> Any:
-    """All but the last tokens at once, then those one by one, with the cache."""
-    tokens = inputs["input_ids"].shape[1]
-    cache, result, start = None, None, 0
-    for end in range(tokens - DECODED, tokens + 1):
-        given = {name: _of_step(name, value, start, end, tokens) for name, value in inputs.items()}
-        result = model(**given, past_key_values=cache, use_cache=True)
-        cache, start = result.past_key_values, end
-    return result
-
-
-def _of_step(name: str, value: Any, start: int, end: int, tokens: int) -> Any:
-    """What a step gets of an input: its own tokens, of the mask all tokens so far."""
-    if getattr(value, "ndim", 0) < 2 or value.shape[1] != tokens:
-        return value
-    return value[:, :end] if name == "attention_mask" else value[:, start:end]
-
-
-def _is_causal(model: Any) -> bool:
-    names = " ".join(base.__name__ for base in type(model).__mro__)
-    named = any(part in names for part in ("CausalLM", "LMHead"))
-    return named or bool(getattr(getattr(model, "config", None), "is_decoder", False))
-
-
 def variant(name: str) -> Callable[[Session], Diff]:
     """A check of the factory's own switch ``name`` against the plain model."""
 
@@ -279,6 +232,8 @@ CHECKS: dict[str, Callable[[Session], Diff]] = {
     "left padding against none": left_padding,
     "right padding against none": right_padding,
     "prefill against decoding": decoding,
+    "no cache against prefill": no_cache,
+    "growing cache against static": static_cache,
     "float32 against bfloat16": precision,
     **{f"{name} against plain": variant(name) for name in _VARIANTS},
 }
