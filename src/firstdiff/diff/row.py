@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.judge import Verdict
     from firstdiff.diff.layout import Layout
     from firstdiff.diff.measure import Measurement
+    from firstdiff.diff.origin import Origin
     from firstdiff.traces.schema import Activation, Key
 
 
@@ -36,6 +37,8 @@ class Row:
     """For a divergence without effect: the path of the later module output that agrees; else empty."""
     duplicate_of: int | None = None
     """Reference order of an earlier row with the very same two values; None for a value of its own."""
+    origin: Origin | None = None
+    """Its error in two parts, inherited and added here; None where no floating-point error was measured."""
 
     @property
     def activation(self) -> Activation:
@@ -59,6 +62,12 @@ class Row:
     def diverges(self) -> bool:
         """Whether it is a divergence of its own: not healed, and no repetition of an earlier value."""
         return self.verdict.bad and not self.healed and self.duplicate_of is None
+
+    def noted(self, note: str) -> Row:
+        """The row with one phrase more in its verdict; itself for an empty one."""
+        if not note:
+            return self
+        return replace(self, verdict=replace(self.verdict, notes=(*self.verdict.notes, note)))
 
     @property
     def label(self) -> str:

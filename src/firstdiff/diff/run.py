@@ -24,6 +24,7 @@ from firstdiff.diff.locate import Finding, locate, row_of
 from firstdiff.diff.mapping import PathMap, read_map
 from firstdiff.diff.measure import Side
 from firstdiff.diff.names import wrapper_prefix
+from firstdiff.diff.origin import with_origins
 from firstdiff.diff.pattern import find_pattern
 from firstdiff.diff.result import Counts, Diff, TraceSummary
 from firstdiff.diff.row import Row
@@ -176,7 +177,8 @@ def _rows(alignment: Alignment, comparison: Comparison) -> tuple[Row, ...]:
     missing = [_unmatched(u, prefixes[0]) for u in alignment.unmatched if u.side == "reference"]
     extra = [_unmatched(u, prefixes[1]) for u in alignment.unmatched if u.side == "port"]
     ordered = sorted([*rows, *missing], key=lambda row: row.activation.order)
-    return (*mark_duplicates(mark_healed(ordered)), *extra)
+    marked = (*mark_duplicates(mark_healed(ordered)), *extra)
+    return with_origins(marked, comparison.reference, comparison.floors.dtype)
 
 
 def _unmatched(found: Unmatched, prefix: str) -> Row:

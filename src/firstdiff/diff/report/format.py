@@ -47,3 +47,26 @@ def activation_text(dtype: str, shape: tuple[int, ...]) -> str:
         dtype.replace("bfloat", "bf").replace("float", "f").replace("uint", "u").replace("int", "i")
     )
     return short + index_text(shape)
+
+
+def origin_texts(row: Row) -> tuple[str, str]:
+    """The inherited and the added part of a row's error, relative L2; empty where nothing differs or is known."""
+    found = row.origin
+    if found is None or not (found.inherited or found.added):
+        return "", ""
+    return f"{found.inherited:.1e}", f"{found.added:.1e}"
+
+
+def origin_sentence(row: Row) -> str:
+    """Where the error of a row comes from; empty where that is not known."""
+    found, measured = row.origin, row.measurement
+    if found is None or measured is None or not measured.relative_l2:
+        return ""
+    error = f"Its error is {measured.relative_l2:.1e} (relative L2)"
+    if not found.inherited:
+        return f"{error}, none of it inherited: what it was made from agrees."
+    if found.basis == "same value":
+        return f"{error}, all of it inherited: the value is that of {found.source}."
+    parts = f"{found.inherited:.1e} inherited, {found.added:.1e} added here"
+    caution = " (gain not recorded)" if found.basis == "gain unknown" else ""
+    return f"{error}: {parts}{caution}."

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.judge import FAIL, WARN
-from firstdiff.diff.report.format import index_text, part_text, score_text, value_text
+from firstdiff.diff.report.format import index_text, origin_texts, part_text, score_text, value_text
 from firstdiff.diff.report.headline import headlines
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def _paragraphs(result: Diff) -> Iterator[str]:
 def _table(result: Diff) -> Iterator[str]:
     hide = " checked" if result.exit_code else ""
     yield f"<input type=checkbox id=bad{hide}> <label for=bad>hide what agrees</label>"
-    yield "<table><thead><tr><th>activation<th>shape<th>verdict<th>error / floor<th><th>relative L2<th>worst element"
-    yield "<th>remarks</thead><tbody>"
+    yield "<table><thead><tr><th>activation<th>shape<th>verdict<th>error / floor<th><th>relative L2"
+    yield "<th>inherited<th>added<th>worst element<th>remarks</thead><tbody>"
     for row in result.rows:
         yield _line(row, row is result.first)
     yield "</tbody></table>"
@@ -100,6 +100,7 @@ def _line(row: Row, first: bool) -> str:
         f"<td class=number>{score_text(verdict.score)}",
         f"<td>{_bar(verdict.score)}",
         f"<td class=number>{'' if relative is None else f'{relative:.1e}'}",
+        *(f"<td class=number>{text}" for text in origin_texts(row)),
         f"<td>{_worst(row)}",
         f"<td>{escape('; '.join(_remarks(row)))}",
     ]

@@ -20,6 +20,10 @@ def _measured(name: str) -> Callable[[Row], Any]:
     return lambda row: None if row.measurement is None else getattr(row.measurement, name)
 
 
+def _of_origin(name: str) -> Callable[[Row], Any]:
+    return lambda row: None if row.origin is None else getattr(row.origin, name)
+
+
 def _worst(row: Row) -> str:
     found: Measurement | None = row.measurement
     return "" if found is None or found.worst is None else index_text(found.worst)
@@ -51,6 +55,10 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], Any]]] = {
     "floor": ("float64", lambda row: None if row.floor is None else row.floor.relative),
     "floor_source": ("string", lambda row: "" if row.floor is None else row.floor.source),
     "relative_l2": ("float64", _measured("relative_l2")),
+    "inherited": ("float64", _of_origin("inherited")),
+    "added": ("float64", _of_origin("added")),
+    "added_score": ("float64", _of_origin("score")),
+    "inherited_from": ("string", lambda row: "" if row.origin is None else row.origin.source),
     "max_abs": ("float64", _measured("max_abs")),
     "worst": ("string", _worst),
     "worst_reference": ("float64", _measured("worst_reference")),

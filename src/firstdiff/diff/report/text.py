@@ -8,7 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from firstdiff.diff.report.format import index_text, layout_text, part_text, score_text, value_text
+from firstdiff.diff.report.format import (
+    index_text,
+    layout_text,
+    origin_sentence,
+    part_text,
+    score_text,
+    value_text,
+)
 from firstdiff.diff.report.headline import headlines
 from firstdiff.diff.report.lines import Line, by_kind, lines, title
 
@@ -149,6 +156,8 @@ def _finding(result: Diff) -> Iterator[Text]:
     assert first is not None, "a finding has a row"
     if finding.pattern is not None:
         yield Text(f"By position: {finding.pattern.words}.")
+    if origin_sentence(first):
+        yield Text(origin_sentence(first))
     if first.layout is not None and first.layout.words:
         yield Text(f"Layout: {first.layout.words}.")
     if finding.later:
