@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from firstdiff.diff.explain import Explanation
     from firstdiff.diff.generation import Generation
+    from firstdiff.diff.hidden import Hidden
     from firstdiff.diff.inputs import InputCheck
     from firstdiff.diff.locate import Finding
     from firstdiff.diff.row import Row
@@ -92,6 +93,8 @@ class Diff:
     """Sentences for people, from both traces and from this comparison."""
     warnings: tuple[Vacuity, ...] = ()
     """What these inputs and weights cannot reveal, agreement or not."""
+    hidden: Hidden | None = None
+    """The size of fault that lies below the floor of this comparison; None where every value is equal."""
     weights: str = ""
     """Result of the comparison of the weights in a few words, when one was made."""
     audit: Weighed | None = None

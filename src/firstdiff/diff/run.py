@@ -18,6 +18,7 @@ from firstdiff.diff.floor import Floors, coarser, run_dtype
 from firstdiff.diff.generation import generation, last_common_step, up_to
 from firstdiff.diff.granularity import with_parts
 from firstdiff.diff.healing import mark_duplicates, mark_healed
+from firstdiff.diff.hidden import hidden_below, is_narrow
 from firstdiff.diff.inputs import InputCheck, check_inputs
 from firstdiff.diff.judge import FAIL, WARN, Verdict
 from firstdiff.diff.locate import Finding, locate, row_of
@@ -238,7 +239,8 @@ def _result(
         rows=rows,
         finding=finding,
         worst=worst,
-        summary=_sentence(finding, counts, rows, worst),
+        summary=_sentence(finding, counts, rows, worst, comparison.floors.dtype),
+        hidden=hidden_below(rows, comparison.floors.dtype),
         warnings=vacuities(reference),
         notes=(
             *coverage_notes(counts, port.header),
@@ -275,7 +277,7 @@ def _counts(rows: Sequence[Row], alignment: Alignment) -> Counts:
 
 
 def _sentence(
-    finding: Finding | None, counts: Counts, rows: Sequence[Row], worst: Row | None
+    finding: Finding | None, counts: Counts, rows: Sequence[Row], worst: Row | None, dtype: str
 ) -> str:
     if finding is not None:
         return f"First divergence: {finding.sentence}"
@@ -283,6 +285,8 @@ def _sentence(
     healed = f"; {counts.healed} differ without effect" if counts.healed else ""
     if worst is None or not worst.verdict.score:
         return f"{compared}, every value equal{healed}."
+    if is_narrow(dtype):
+        compared = f"As far as {dtype} shows, {compared[0].lower()}{compared[1:]}"
     place = f"{worst.name or 'the model'} {worst.label}"
     return f"{compared}, worst error / floor {worst.verdict.score:.2g} at {place}{healed}."
 

@@ -75,6 +75,8 @@ def _paragraphs(result: Diff) -> Iterator[str]:
     if result.other_faults:
         faults = escape(str(result.other_faults))
         yield f"<p><b>Other faults</b>, each judged on the reference's own inputs: {faults}</p>"
+    if finding is None and result.hidden is not None and result.hidden.sentence:
+        yield f"<p class=warning>{escape(result.hidden.sentence)}</p>"
     for warning in result.warnings:
         yield f"<p class=warning>{escape(warning.sentence)}</p>"
 

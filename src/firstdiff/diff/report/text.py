@@ -135,6 +135,8 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
     yield Text(result.summary, style)
     if result.finding is not None:
         yield from _finding(result)
+    elif result.hidden is not None and result.hidden.sentence:
+        yield Text(result.hidden.sentence, "yellow")
     if result.cause:
         yield Text(f"Likely cause: {result.cause}")
     elif result.explanation is not None:
