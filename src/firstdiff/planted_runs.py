@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from firstdiff.decoders import JaxDecoding, decoding_call
 from firstdiff.feeding import fit_inputs
-from firstdiff.recorders import event_writer
+from firstdiff.recorders import event_writer, functions_of
 from firstdiff.recording import is_torch_module
 from firstdiff.traces import Header, TraceWriter
 from firstdiff.traces.errors import OptionError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.planting import Planting
     from firstdiff.inputs import Inputs
     from firstdiff.models.subject import Subject
+    from firstdiff.tracer.selection import Selection
     from firstdiff.traces.schema import Key
 
 
@@ -28,16 +29,22 @@ def run_planted(
     mode: str,
     exact: bool,
     decoding: Decoding | None = None,
+    selection: Selection | None = None,
 ) -> tuple[Path, dict[Key, str]]:
-    """Run the port with values put in; its own values go to ``path``. Keys that took one, others with a reason."""
+    """Run the port with values put in; its own values go to ``path``. Keys that took one, others with a reason.
+
+    ``selection`` may look below the level of modules; None records modules.
+    """
     fitted = fit_inputs(subject, inputs)[0]
     torch = is_torch_module(subject.model)
     with TraceWriter(path, Header(framework="torch" if torch else "jax")) as writer:
         if torch:
-            planted = _force_torch(subject, fitted, plan, writer, decoding)
+            planted, header = _force_torch(subject, fitted, plan, writer, decoding, selection)
         else:
-            planted = _force_jax(subject, fitted, plan, writer, mode, exact, decoding)
-        writer.finish()
+            planted, header = _force_jax(
+                subject, fitted, plan, writer, mode, exact, decoding, selection
+            )
+        writer.finish(header)
     return path, planted
 
 
@@ -49,7 +56,8 @@ def _force_jax(
     mode: str,
     exact: bool,
     decoding: Decoding | None,
-) -> dict[Key, str]:
+    selection: Selection | None,
+) -> tuple[dict[Key, str], Header]:
     from firstdiff.tracer.jax.capture import capture_jax
     from firstdiff.tracer.jax.inputs import jax_input
 
@@ -63,6 +71,7 @@ def _force_jax(
         call,
         given,
         sink=sink,
+        selection=selection,
         mode=mode,  # type: ignore[arg-type]  # checked there
         exact=exact,
         framework=subject.framework,
@@ -70,7 +79,8 @@ def _force_jax(
         verify=False,
         values=values,
     )
-    return {**dict.fromkeys(done.planted, ""), **done.refused}
+    header = Header(framework="jax", front_end=done.front_end, extra=functions_of(done))
+    return {**dict.fromkeys(done.planted, ""), **done.refused}, header
 
 
 def _force_torch(
@@ -79,13 +89,16 @@ def _force_torch(
     plan: Planting,
     writer: TraceWriter,
     decoding: Decoding | None,
-) -> dict[Key, str]:
+    selection: Selection | None,
+) -> tuple[dict[Key, str], Header]:
     from firstdiff.tracer.local_floor import Reference
     from firstdiff.tracer.switches import model_dtype
 
     taps = plan.keys()
     if decoding is not None:
         subject = decoding_call(subject, decoding)[0]
+    if selection is not None:
+        return _force_torch_inside(subject, inputs, plan, writer, selection)
     model = Reference(
         subject.model,
         subject.call,
@@ -95,7 +108,25 @@ def _force_torch(
     forced = model.run(model_dtype(subject.model), lambda: event_writer(writer))
     if isinstance(forced, str):
         raise OptionError(f"{subject.name}: it does not run with given values: {forced}")
-    return dict.fromkeys(forced, "")
+    return dict.fromkeys(forced, ""), Header(framework="torch")
+
+
+def _force_torch_inside(
+    subject: Subject, inputs: Inputs, plan: Planting, writer: TraceWriter, selection: Selection
+) -> tuple[dict[Key, str], Header]:
+    from firstdiff.tracer.forced_run import run_forced_inside
+
+    values = {key: value for key, tap in plan.keys().items() if (value := plan.value(tap))}
+    forced, functions = run_forced_inside(
+        subject.model,
+        subject.call,
+        tensors_of(inputs),
+        sink=event_writer(writer),
+        selection=selection,
+        values=values,
+    )
+    header = Header(framework="torch", extra={"functions": functions})
+    return dict.fromkeys(forced, ""), header
 
 
 def tensors_of(inputs: Inputs) -> dict[str, Any]:

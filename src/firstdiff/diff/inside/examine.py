@@ -1,0 +1,223 @@
+"""Examining one module of two traces that look inside it: which function is wrong, on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from firstdiff.diff.inside.answer import InsideRow, SideName, Spot, Zoom, short
+from firstdiff.diff.inside.blame import Blame, Half, blame, counterpart
+from firstdiff.diff.inside.calls import FunctionCall, calls_of, walk
+from firstdiff.diff.inside.values import Values
+from firstdiff.traces.schema import FUNCTION_MARK
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from firstdiff.traces import Trace
+    from firstdiff.traces.schema import Activation
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A value that a module's own code hands to a child, or returns, on both sides."""
+
+    reference: Activation
+    """The reference's."""
+    port: Activation
+    """The port's own, before a right value was put in its place."""
+    name: str
+    """`o_proj input`."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One module in one trace."""
+
+    trace: Trace
+    """The trace."""
+    paths: tuple[str, ...]
+    """Its paths: several for a model inside a wrapper."""
+
+    @property
+    def inner(self) -> tuple[Activation, ...]:
+        """What happened in its own code, functions and operations."""
+        return tuple(a for a in self.trace.deeper if a.key.path in self.paths)
+
+    @property
+    def around(self) -> tuple[Activation, ...]:
+        """What it and the modules directly below take and give."""
+        return tuple(a for a in self.trace.activations if self.is_near(a.key.path))
+
+    def is_near(self, path: str) -> bool:
+        """Whether ``path`` is the module, or one directly below."""
+        return any(path == own or parent(path) == own for own in self.paths)
+
+    @property
+    def own_code(self) -> str:
+        """`Qwen2Attention.forward`: the function that calls those inside."""
+        for a in self.trace.activations:
+            if a.key.path == self.paths[-1] and a.class_name:
+                return f"{a.class_name}.{a.key.method}"
+        callers = [a.class_name for a in self.inner if a.class_name]
+        return callers[0] if callers else self.paths[-1] or "the model"
+
+
+def examine(
+    reference: Scope,
+    port: Scope,
+    handed: Sequence[Handed],
+    tolerance: float,
+    padding: np.ndarray | None = None,
+) -> Zoom:
+    """Find the first wrong value that the module hands on, and the function that made it, on both sides.
+
+    ``handed`` is in the reference's execution order. The port's values are those of a run with right inputs.
+    """
+    ours = _half(reference, tolerance, padding)
+    theirs = _half(port, tolerance, padding)
+    wrong = next(
+        (h for h in handed if not ours.values.same(port.trace, h.port, h.reference)
+         and not _equal(ours, theirs, h)),
+        None,
+    )  # fmt: skip
+    rows = (*_rows("reference", reference, ours, theirs), *_rows("port", port, theirs, ours))
+    if wrong is None:
+        return Zoom("", "", "", rows=rows)
+    port_blame = blame(theirs, ours, wrong.port)
+    found = counterpart(port_blame.call, theirs, ours) if port_blame.call is not None else None
+    if found is not None:
+        first = _lacking(found, ours, theirs)
+        reference_blame = Blame(found, first or found.outputs[0])
+    else:
+        reference_blame = blame(ours, theirs, wrong.reference)
+    spots = (
+        _spot("reference", reference, reference_blame, ours, theirs, wrong),
+        _spot("port", port, port_blame, theirs, ours, wrong),
+    )
+    near = _nearest(reference_blame, reference, port, theirs)
+    return Zoom("", "", "", tap=wrong.name, spots=spots, nearest=near, rows=rows)
+
+
+def _half(scope: Scope, tolerance: float, padding: np.ndarray | None) -> Half:
+    inner = scope.inner
+    values = Values(scope.trace, (*scope.around, *inner), tolerance, padding)
+    ops = tuple(a for a in inner if a.key.level == "op")
+    return Half(scope.trace, calls_of(inner), values, ops)
+
+
+def _equal(ours: Half, theirs: Half, handed: Handed) -> bool:
+    """Whether the two are equal in another shape or layout: heads split, a batch axis kept."""
+    same_shape = [n for n in handed.reference.shape if n != 1] == [
+        n for n in handed.port.shape if n != 1
+    ]
+    if same_shape or handed.reference.place is None or handed.port.place is None:
+        return False
+    alone = Values(ours.trace, (handed.reference,), ours.values.tolerance, ours.values.padding)
+    return alone.has(theirs.trace, handed.port)
+
+
+def _lacking(call: FunctionCall, own: Half, other: Half) -> Activation | None:
+    return next((a for a in call.outputs if not other.values.has(own.trace, a)), None)
+
+
+def _spot(
+    side: SideName, scope: Scope, found: Blame, own: Half, other: Half, wrong: Handed
+) -> Spot:
+    call = found.call
+    definitions = scope.trace.header.extra.get("functions", {})
+    name = call.name if call is not None else scope.own_code
+    line = _line(found, name, own, other)
+    if call is None:
+        defined = definitions.get(f"{name}{FUNCTION_MARK}", "")
+        return Spot(side, name, defined, line=line, value=_label(found, call, wrong))
+    return Spot(
+        side,
+        name,
+        definitions.get(call.method, ""),
+        call.caller,
+        call.source,
+        line,
+        _label(found, call, wrong),
+    )
+
+
+def _line(found: Blame, name: str, own: Half, other: Half) -> str:
+    """Where in the function the first value arises that the other side lacks and that no later operation heals."""
+    if found.value.key.level == "function" and found.value.key.site == "input":
+        return found.value.source
+    start, end = (found.call.first, found.call.last) if found.call else (0, found.value.order)
+    inside = [a for a in own.ops if a.class_name == name and start <= a.order <= end]
+    last = ""
+    for op in reversed(inside):
+        if other.values.has(own.trace, op):
+            break
+        last = op.source
+    return last
+
+
+def _label(found: Blame, call: FunctionCall | None, wrong: Handed) -> str:
+    """`q`, `the result`, `argument scores of softmax`, `o_proj input`."""
+    key = found.value.key
+    if key.level == "module":
+        return wrong.name
+    if key.site == "input":
+        return f"argument {key.leaf} of {key.method.removesuffix(FUNCTION_MARK)}"
+    if call is not None and key.leaf.isdigit():
+        same = call.tensors[int(key.leaf) : int(key.leaf) + 1]
+        if same and same[0].shape == found.value.shape:
+            return same[0].key.leaf
+        return f"result {key.leaf}"
+    return "the result"
+
+
+def _nearest(found: Blame, reference: Scope, port: Scope, theirs: Half) -> str:
+    """`apply_rotary_emb (my_port.py:121), equal at position 0 only`."""
+    if not found.value.shape:
+        return ""
+    near = theirs.values.nearest(reference.trace, found.value)
+    if near is None:
+        return ""
+    calls = {a.order: c for c in walk(theirs.calls) for a in c.outputs}
+    held = near.value.activations
+    call = next((calls[a.order] for a in held if a.order in calls), None)
+    if call is not None:
+        place = short(port.trace.header.extra.get("functions", {}).get(call.method, call.source))
+        name = f"{call.name} ({place})" if place else call.name
+    else:
+        first = held[0]
+        what = first.key.method if first.key.level == "op" else f"{first.key.site} {first.key.leaf}"
+        where = short(first.source) or first.key.path
+        name = f"{what.strip()} ({where})" if where else what.strip()
+    words = near.likeness.words or f"relative L2 of the difference {near.laid.error:.2g}"
+    return f"{name}, {words}"
+
+
+def _rows(side: SideName, scope: Scope, own: Half, other: Half) -> tuple[InsideRow, ...]:
+    found = []
+    for a in scope.inner:
+        verdict: Literal["equal", "no equal", "not compared"] = "not compared"
+        if a.shape and a.place is not None:
+            verdict = "equal" if other.values.has(own.trace, a) else "no equal"
+        label = f"{a.key.site} {a.key.leaf}".rstrip()
+        name = a.key.method.removesuffix(FUNCTION_MARK)
+        found.append(
+            InsideRow(
+                side, a.order, a.key.level, name, label, a.shape, a.dtype, verdict, a.source,
+                a.class_name,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def parent(path: str) -> str | None:
+    """The module around ``path``; a member of a list lies directly in what holds the list."""
+    if not path:
+        return None
+    parts = path.split(".")[:-1]
+    while parts and parts[-1].isdigit():
+        parts.pop()
+    if path.rpartition(".")[2].isdigit() and parts:
+        parts.pop()
+    return ".".join(parts)
