@@ -244,7 +244,7 @@ def test_a_shape_that_does_not_fit(maker: Maker) -> None:
     assert result.finding is not None
     assert result.finding.kind == "shape"
     assert result.finding.sentence.endswith(
-        "its result has another shape: (2,12,53) against (2,12,50)."
+        "its result has another shape: (2,12,53) against (2,12,50); [:, :, 0:50] of the reference agrees."
     )
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from firstdiff.diff.inference import can_help, choose_layout
+from firstdiff.diff.cropping import crops
+from firstdiff.diff.inference import can_help, nearest_layout
 from firstdiff.diff.judge import (
     Verdict,
     judge,
     judge_exact,
     judge_kinds,
     judge_shapes,
-    score_of,
 )
 from firstdiff.diff.layout import Layout, broadcast, candidates, identity
 from firstdiff.diff.masks import is_mask, truth
 from firstdiff.diff.measure import Measurement, Side, estimate, measure, measure_equal
 from firstdiff.diff.row import Row
+from firstdiff.diff.usual_layouts import preferred
 from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.padding import valid_elements
 
@@ -47,9 +48,31 @@ class Comparison:
     def row(self, pair: Pair, name: str) -> Row:
         """The row of one pair; one that differs says what its pair knows of another way to lay them."""
         row = self._row(pair, name)
-        if not pair.hint or not row.verdict.bad:
+        if row.verdict.kind == "shape":
+            row = self._cropped(pair, row)
+        return row.noted(pair.hint) if row.verdict.bad else row
+
+    def laid(self, pair: Pair, name: str, layout: Layout) -> Row:
+        """The row of two floating-point activations, laid on each other by ``layout``."""
+        found = self._measure(*self._sides(pair), layout)
+        floor = self._floor(pair, found)
+        verdict = judge(found, floor, pair.reference, pair.port)
+        return Row(name, verdict, pair, layout=layout, measurement=found, floor=floor)
+
+    def _cropped(self, pair: Pair, row: Row) -> Row:
+        """``row``, a difference of shapes, or what is shared where one side is longer and the rest is filler."""
+        shared = [
+            (crop, self._row(crop.pair, row.name))
+            for crop in crops(pair, self.reference, self.port)
+        ]
+        filled = [(crop, found) for crop, found in shared if crop.filler]
+        for crop, found in sorted(filled, key=lambda item: item[1].verdict.bad):
+            return found.noted(f"{crop.words}, the rest is filler")
+        same = next((crop.words for crop, found in shared if not found.verdict.bad), "")
+        if not same:
             return row
-        return replace(row, verdict=replace(row.verdict, notes=(*row.verdict.notes, pair.hint)))
+        notes = (f"{'; '.join(row.verdict.notes)}; {same} agrees",)
+        return replace(row, verdict=replace(row.verdict, notes=notes))
 
     def _row(self, pair: Pair, name: str) -> Row:
         ours, theirs = pair.reference, pair.port
@@ -92,31 +115,23 @@ class Comparison:
         fitting = candidates(pair.reference.shape, pair.port.shape)
         if not fitting:
             return self._broadcast(pair, name)
-        ours, theirs = self._sides(pair)
-        layout = fitting[0]
-        found = self._measure(ours, theirs, layout)
-        floor = self._floor(pair, found)
-        if score_of(found, floor) >= 3 and can_help(
-            pair.reference.digest, pair.port.digest, floor.relative
+        plain = self.laid(pair, name, fitting[0])
+        assert plain.floor is not None, "floats have a floor"
+        if not plain.verdict.bad or not can_help(
+            pair.reference.digest, pair.port.digest, plain.floor.relative
         ):
-            valid = self._valid(pair.reference.shape)
-            better = choose_layout(ours, theirs, fitting, floor.relative, valid)
-            if better is not layout:
-                rearranged = self._measure(ours, theirs, better)
-                if rearranged.error_l2 < found.error_l2:
-                    layout, found = better, rearranged
-        verdict = judge(found, floor, pair.reference, pair.port)
-        return Row(name, verdict, pair, layout=layout, measurement=found, floor=floor)
+            return plain
+        valid = self._valid(pair.reference.shape)
+        better = nearest_layout(*self._sides(pair), fitting, valid)
+        return plain if better is fitting[0] else preferred(plain, self.laid(pair, name, better))
 
     def _broadcast(self, pair: Pair, name: str) -> Row:
         """Floats of different sizes: one row for all on one side, or a wrong shape."""
         layout = broadcast(pair.reference.shape, pair.port.shape)
         if layout is not None:
-            found = self._measure(*self._sides(pair), layout)
-            floor = self._floor(pair, found)
-            verdict = judge(found, floor, pair.reference, pair.port)
-            if not verdict.bad:
-                return Row(name, verdict, pair, layout=layout, measurement=found, floor=floor)
+            row = self.laid(pair, name, layout)
+            if not row.verdict.bad:
+                return row
         return Row(name, judge_shapes(pair.reference, pair.port), pair)
 
     def _exact(self, pair: Pair, name: str, *, mixed: bool) -> Row:
@@ -167,14 +182,13 @@ class Comparison:
                 name, Verdict("not comparable", notes=("shapes differ, no elements kept",)), pair
             )
         floor = self._floor(pair, found)
-        return Row(
-            name,
-            judge(found, floor, ours, theirs),
-            pair,
-            layout=layout,
-            measurement=found,
-            floor=floor,
-        )
+        verdict = judge(found, floor, ours, theirs)
+        ways = len(candidates(ours.shape, theirs.shape))
+        open_question = ours.shape != theirs.shape and verdict.kind == "diverges" and ways > 1
+        if open_question and can_help(ours.digest, theirs.digest, floor.relative):
+            why = f"no elements were kept to choose among {ways} layouts, and statistics agree"
+            return Row(name, Verdict("not comparable", notes=(why,)), pair)
+        return Row(name, verdict, pair, layout=layout, measurement=found, floor=floor)
 
 
 def _plain(pair: Pair) -> Layout | None:

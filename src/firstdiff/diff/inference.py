@@ -53,6 +53,21 @@ def choose_layout(
     return fitting[best] if decisive else plain
 
 
+def nearest_layout(
+    reference: Side, port: Side, fitting: Sequence[Layout], valid: np.ndarray | None = None
+) -> Layout:
+    """The layout of ``fitting`` (plainest first) with the smallest error over a sample, whether or not it is small.
+
+    Another one than the plainest has a quarter less error at least. ``valid`` as for `measure`.
+    """
+    places = sample(reference.stored.shape, valid) if len(fitting) > 1 else np.zeros(0, int)
+    if not places.size:
+        return fitting[0]
+    errors = [sampled_error(reference, port, layout, places) for layout in fitting]
+    best = int(np.argmin(errors))
+    return fitting[best] if errors[0] > GUESS * errors[best] else fitting[0]
+
+
 def can_help(reference: Digest | None, port: Digest | None, noise: float) -> bool:
     """Whether any rearrangement of elements could bring the error near the floor: their root mean squares must agree.
 

@@ -29,6 +29,7 @@ from firstdiff.diff.origin import with_origins
 from firstdiff.diff.pattern import find_pattern
 from firstdiff.diff.result import Counts, Diff, TraceSummary
 from firstdiff.diff.row import Row
+from firstdiff.diff.usual_layouts import layout_notes, settle
 from firstdiff.diff.vacuity import vacuities
 from firstdiff.diff.weights.applied import better, distrusted, with_weights
 from firstdiff.diff.weights.evidence import Weighing, matchers_of, weigh
@@ -175,6 +176,7 @@ def _rows(alignment: Alignment, comparison: Comparison) -> tuple[Row, ...]:
         comparison.row(pair, pair.reference.key.path.removeprefix(prefixes[0]))
         for pair in alignment.pairs
     ]
+    rows = settle(rows, comparison.laid)
     missing = [_unmatched(u, prefixes[0]) for u in alignment.unmatched if u.side == "reference"]
     extra = [_unmatched(u, prefixes[1]) for u in alignment.unmatched if u.side == "port"]
     ordered = sorted([*rows, *missing], key=lambda row: row.activation.order)
@@ -245,6 +247,7 @@ def _result(
         notes=(
             *coverage_notes(counts, port.header),
             *alignment.notes,
+            *layout_notes(rows, finding),
             *_notes(reference, port, rows, sources),
             *inputs.notes,
         ),
