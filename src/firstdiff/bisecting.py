@@ -15,8 +15,10 @@ from firstdiff.bisection_traces import TraceBisection
 from firstdiff.diff.align import align
 from firstdiff.diff.inputs import check_inputs
 from firstdiff.diff.mapping import read_map
+from firstdiff.diff.weights.evidence import matchers_of, weigh, weigh_model
 from firstdiff.feeding import fit_inputs
 from firstdiff.inputs import trace_inputs
+from firstdiff.kept_weights import own_parameters
 from firstdiff.partial_runs import PartialRuns
 from firstdiff.recording import as_subject
 from firstdiff.traces import open_trace
@@ -81,7 +83,13 @@ def bisect(
             runs = PartialRuns(subject, inputs, Path(folder), mode=mode, exact=exact)
             progress("tracing the port")
             listing = runs.listing()
-            pairs = align(ours.activations, listing, path_map=read_map(_path(map))).pairs
+            weighing = weigh_model(ours, own_parameters(subject), listing)
+            pairs = align(
+                ours.activations,
+                listing,
+                path_map=read_map(_path(map)),
+                matchers=matchers_of(weighing),
+            ).pairs
             return SubjectBisection(ours, runs, listing, pairs, on_step, progress).search()
 
 
@@ -89,7 +97,12 @@ def _traces(
     ours: Trace, theirs: Trace, map: str | Path | None, on_step: Callable[[Step], None]
 ) -> Bisection:
     check_inputs(ours, theirs)
-    pairs = align(ours.activations, theirs.activations, path_map=read_map(_path(map))).pairs
+    pairs = align(
+        ours.activations,
+        theirs.activations,
+        path_map=read_map(_path(map)),
+        matchers=matchers_of(weigh(ours, theirs)),
+    ).pairs
     return TraceBisection(ours, theirs, pairs, on_step).search()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from firstdiff.decoding import decoding_of
 from firstdiff.inputs import trace_inputs
+from firstdiff.kept_weights import own_parameters
 from firstdiff.recording import as_subject, capture
 from firstdiff.traces import open_trace
 from firstdiff.traces.errors import FirstdiffError
@@ -35,6 +36,7 @@ def check(
     ``output`` keeps the port's trace; without it the trace lies in a temporary folder and is removed.
     After a divergence the port is run once more with the reference's values planted, unless ``replay`` is false,
     and what else is wrong is said in `Diff.other_faults`.
+    The weights are compared first: `Diff.audit`. Wrong ones are named as the cause where they explain the divergence.
     Where the reference decodes, the port does too, with the reference's tokens; ``steps`` takes the first ones, 0 none.
     ``options`` are those of `capture`: dtype, select, mode, exact, framework, verify, force.
 
@@ -63,7 +65,7 @@ def check(
             **options,
         )
         progress("comparing")
-        result = diff(reference, path, map=map)
+        result = diff(reference, path, map=map, parameters=own_parameters(as_subject(subject)))
         if result.finding is None or not replay:
             return result
         modes = {name: options[name] for name in ("mode", "exact") if name in options}

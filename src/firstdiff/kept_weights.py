@@ -65,6 +65,18 @@ def keep_weights(
     return ()
 
 
+def own_parameters(subject: Subject) -> tuple[Parameter, ...]:
+    """The parameters of a subject's model, with values; () when it shows none, or none that can be read."""
+    from firstdiff.models.parameters import subject_parameters
+
+    if _is_empty(subject.model):
+        return ()
+    try:
+        return subject_parameters(subject)
+    except (SubjectError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return ()
+
+
 def is_small(parameter: Parameter) -> bool:
     """Whether a trace keeps the values in any case: vectors, also of many layers, of which digests tell little."""
     size, longest = parameter.size, max(parameter.shape, default=1)

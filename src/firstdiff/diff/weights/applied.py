@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 _QUIET = HARMLESS | {"unused"}
 """Notes that no line of a comparison is spent on."""
 _MOST = 6
-_SWAPS = frozenset({"weights swapped", "bias swapped", "keys and values exchanged"})
+_SWAPS = frozenset(
+    {
+        "weights swapped",
+        "bias swapped",
+        "keys and values exchanged",
+        "activation on the wrong branch",
+    }
+)
 """Causes that a comparison of activations gives to exchanged weights."""
 
 

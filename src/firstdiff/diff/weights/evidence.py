@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from firstdiff.diff.modules import Matcher
-    from firstdiff.diff.weights.modulemap import ModuleMap
-    from firstdiff.traces import Trace
+    from firstdiff.diff.weights.modulemap import ModuleMap, Modules
+    from firstdiff.diff.weights.verdict import Verdict
+    from firstdiff.traces import Activation, Trace
     from firstdiff.traces.parameters import Parameter
+
+_PLAIN = frozenset({"equal", "transposed", "arranged"})
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,35 @@ def weigh(
 
     ``parameters`` are the port's own, with values, where its model is at hand.
     """
+    side = traced_side(port)
+    if side is None:
+        return None
+    return _weigh(reference, _with_values(side, parameters), traced_modules(port))
+
+
+def weigh_model(
+    reference: Trace, parameters: Sequence[Parameter], port: Sequence[Activation]
+) -> Weighing | str | None:
+    """`weigh` for a port that was not captured: ``port`` is what it would record. Reads all its ``parameters``."""
+    modules = {a.key.path: a.class_name for a in reversed(port)}
+    return _weigh(reference, tuple(parameters), tuple(reversed(modules.items())))
+
+
+def _weigh(
+    reference: Trace, port: Side | Sequence[Parameter], modules: Modules
+) -> Weighing | str | None:
     try:
-        ours, theirs = traced_side(reference), traced_side(port)
-        if ours is None or theirs is None or not len(ours) or not len(theirs):
+        ours = traced_side(reference)
+        if ours is None or not len(ours) or not len(port):
             return None
-        if not _comparable(ours, theirs):
+        if isinstance(port, Side) and not _comparable(ours, port):
             return (
-                f"the weights were not compared: {_dtype(theirs)} against digests of {_dtype(ours)}; "
+                f"the weights were not compared: {_dtype(port)} against digests of {_dtype(ours)}; "
                 f"capture with --weights"
             )
-        found = search(ours, _with_values(theirs, parameters))
-        modules = module_map(found, traced_modules(reference), traced_modules(port))
-        return Weighing(judge(found), modules)
+        found = search(ours, port)
+        paired = module_map(found, traced_modules(reference), modules)
+        return Weighing(_with_exchanges(judge(found), paired), paired)
     except (
         ArithmeticError,
         AssertionError,
@@ -65,12 +85,44 @@ def weigh(
         return f"the weights were not compared ({type(error).__name__}: {error})"
 
 
-def matchers_of(weighing: Weighing | None, distrusted: Collection[str] = ()) -> tuple[Matcher, ...]:
+def _with_exchanges(audit: Audit, found: ModuleMap) -> Audit:
+    """``audit`` with modules that hold each other's weights going by their names, where parameters' names were silent.
+
+    Activations tell afterwards whether the weights are exchanged or the names.
+    """
+    by_port = {p.port: p for p in found.pairs if p.evidence == "weights" and not p.part}
+    mutual = {
+        p.reference: p
+        for p in by_port.values()
+        if p.named and p.named in by_port and by_port[p.named].named == p.port
+    }
+    verdicts = tuple(
+        _exchanged(v, mutual[v.module].named)
+        if v.reference and v.module in mutual and v.finding in _PLAIN
+        else v
+        for v in audit.verdicts
+    )
+    return Audit(verdicts, audit.parameters, audit.found)
+
+
+def _exchanged(verdict: Verdict, named: str) -> Verdict:
+    return replace(
+        verdict,
+        status="wrong",
+        finding="exchanged",
+        words=f"{verdict.port} equals the reference's {verdict.reference}, though {named} has its name",
+        remedy=f"load {verdict.reference} into {named}",
+    )
+
+
+def matchers_of(
+    weighing: Weighing | str | None, distrusted: Collection[str] = ()
+) -> tuple[Matcher, ...]:
     """The matchers of `align`, strongest evidence first: weights, then names, the call graph, and what is left.
 
     ``distrusted`` are modules of the reference that weights must not pair, nor what lies in them.
     """
-    if weighing is None:
+    if not isinstance(weighing, Weighing):
         return DEFAULT_MATCHERS
     weighed = _without(weighing.map, distrusted)
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -220,7 +220,8 @@ class _Builder:
         other = f"{home.port}.{last}".lstrip(".") if home is not None else last
         if other == pair.port or other not in self.port or last.isdigit():
             return pair
-        return MapPair(**{**asdict(pair), "conflict": f"{other} has this name, but other weights"})
+        words = f"{other} has this name, but other weights"
+        return replace(pair, conflict=words, named=other)
 
 
 def _nested(paths: list[str]) -> bool:

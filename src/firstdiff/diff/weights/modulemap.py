@@ -39,6 +39,8 @@ class MapPair:
     """Whether one is only a part of the other, as q_proj of a fused projection."""
     conflict: str = ""
     """What contradicts it: the name would say something else."""
+    named: str = ""
+    """The port's module that has its name, where that is another one."""
 
 
 @dataclass(frozen=True)
