@@ -27,6 +27,7 @@ from firstdiff.traces.padding import padding_mask
 
 if TYPE_CHECKING:
     from firstdiff.diff import Diff
+    from firstdiff.diff.local import FloorOf
     from firstdiff.diff.planting import Planting
     from firstdiff.diff.replayed import Replay
     from firstdiff.models.subject import Subject
@@ -47,6 +48,8 @@ class Judged:
     """Those of modules whose path matches this glob."""
     start: str | None = None
     """Those from the first tap at or below this module on."""
+    floors: FloorOf | None = None
+    """By other floors than those of the port's dtype: what another dtype could see."""
 
 
 def replay(
@@ -150,7 +153,8 @@ def replay_port(
             decoding, rows = None, tuple(row for row in rows if row.key.step == 0)
             progress("without a cache, the prompt alone is replayed")
         plan = planting("port", rows, ours, theirs)
-        floors = floors_in(ours, theirs)
+        judged = judged or Judged()
+        floors = judged.floors or floors_in(ours, theirs)
         half = time.monotonic()
         progress(f"replaying the port with {len(plan.keys())} values of the reference")
         own, planted = run_planted(subject, inputs, plan, folder / "own.h5", mode, exact, decoding)
@@ -160,7 +164,7 @@ def replay_port(
             stack.enter_context(open_trace(own)),
             floors,
             planted,
-            judged or Judged(),
+            judged,
             ours,
         )
         return _finished(
