@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from firstdiff.traces import open_trace as open_trace
     from firstdiff.traces import recover as recover
     from firstdiff.traces.errors import FirstdiffError as FirstdiffError
+    from firstdiff.zooming import zoom as zoom
 
 _PLACES = {
     "FirstdiffError": "firstdiff.traces.errors:FirstdiffError",
@@ -43,6 +44,7 @@ _PLACES = {
     "show": "firstdiff.inspection:show",
     "tap": "firstdiff.tracer.jax.tap:tap",
     "weights": "firstdiff.auditing:weights",
+    "zoom": "firstdiff.zooming:zoom",
 }
 
 __all__ = ["__version__", *_PLACES]  # the keys are strings

@@ -27,6 +27,7 @@ from firstdiff.cli.replay import replay
 from firstdiff.cli.selfcheck import selfcheck
 from firstdiff.cli.show import show
 from firstdiff.cli.weights import weights
+from firstdiff.cli.zoom import zoom
 from firstdiff.traces.errors import FirstdiffError, SubjectError
 from firstdiff.version import __version__
 
@@ -58,7 +59,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 for command in (
     *(capture, check, diff, show, recover, demo),
-    *(weights, map_, replay, bisect, selfcheck, prompt),
+    *(weights, map_, replay, bisect, selfcheck, prompt, zoom),
 ):
     app.command(command.__name__.rstrip("_"))(guarded(command))
 
