@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,6 +50,7 @@ def check(
 
     with open_trace(reference) as trace:
         inputs, decoding = trace_inputs(trace), decoding_of(trace, steps)
+    named = subject
     if isinstance(subject, str):
         progress("loading the model")
         subject = as_subject(subject, options.pop("dtype", None), options.pop("framework", None))
@@ -66,10 +68,25 @@ def check(
         )
         progress("comparing")
         result = diff(reference, path, map=map, parameters=own_parameters(as_subject(subject)))
+        result = replace(result, next_step=zoom_command(result, reference, named))
         if result.finding is None or not replay:
             return result
         modes = {name: options[name] for name in ("mode", "exact") if name in options}
         return with_other_faults(result, reference, subject, path, progress=progress, **modes)
+
+
+def zoom_command(result: Diff, reference: str | Path, subject: object) -> str:
+    """The `firstdiff zoom` to run next; empty where nothing diverges, or one side has no name to load it by."""
+    finding, header = result.finding, result.reference.header
+    if finding is None or finding.where == "input" or not isinstance(subject, str):
+        return ""
+    module = shlex.quote(finding.region or ".")
+    if header.selection.get("level", "module") != "module":
+        return f"firstdiff zoom {shlex.quote(str(reference))} {shlex.quote(subject)} {module}"
+    if ":" not in header.subject:
+        return ""
+    names = f"{shlex.quote(header.subject)} {shlex.quote(subject)} {module}"
+    return f"firstdiff zoom {names} --inputs {shlex.quote(str(reference))}"
 
 
 def with_other_faults(

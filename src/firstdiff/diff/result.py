@@ -107,6 +107,8 @@ class Diff:
     """The tokens that both would say; None where neither run decodes."""
     other_faults: str = ""
     """What a replay said about further faults, when there was one."""
+    next_step: str = ""
+    """The command that looks into the module of the first divergence, function by function; empty without one."""
 
     @property
     def exit_code(self) -> int:

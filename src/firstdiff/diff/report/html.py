@@ -75,6 +75,8 @@ def _paragraphs(result: Diff) -> Iterator[str]:
     if result.other_faults:
         faults = escape(str(result.other_faults))
         yield f"<p><b>Other faults</b>, each judged on the reference's own inputs: {faults}</p>"
+    if result.next_step:
+        yield f"<p>Function by function: <code>{escape(result.next_step)}</code></p>"
     if finding is None and result.hidden is not None and result.hidden.sentence:
         yield f"<p class=warning>{escape(result.hidden.sentence)}</p>"
     for warning in result.warnings:

@@ -149,6 +149,8 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
         yield Text(
             f"Other faults, each judged on the reference's own inputs: {result.other_faults}"
         )
+    if result.next_step:
+        yield Text(f"Function by function: {result.next_step}", no_wrap=True, overflow="ignore")
     yield from (Text(f"Note: {note}", "dim") for note in result.notes)
 
 
