@@ -31,6 +31,8 @@ class Event:
     """`file:line` in the user's code that made the value, when known."""
     same_as: Key | None = None
     """Key of an earlier event of this capture that is the very same value; a sink may store it once."""
+    given: bool = False
+    """Whether it is, unchanged, a value that was put in place of the model's own at an earlier tap."""
 
 
 class Sink(Protocol):

@@ -8,7 +8,7 @@ real tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from firstdiff.tracer.events import Event, Sink
+    from firstdiff.tracer.increments import Increments
     from firstdiff.tracer.selection import Selection
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -62,6 +63,7 @@ def record_floors(
     selection: Selection = EVERYTHING,
     scratch_dir: str | Path | None = None,
     own: Trace | None = None,
+    increments: Increments | None = None,
     stages: Stages | None = None,
 ) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
     """Measure the floors of the capture that ``writer`` holds, and write them to it.
@@ -79,6 +81,7 @@ def record_floors(
         selection=selection,
         scratch_dir=scratch_dir or writer.path.parent,
         own=own,
+        increments=increments,
         stages=stages,
     )
     for dtype, rows in found.tables.items():
@@ -97,6 +100,7 @@ def measure_free_floor(
     selection: Selection = EVERYTHING,
     scratch_dir: str | Path,
     own: Trace | None = None,
+    increments: Increments | None = None,
     stages: Stages | None = None,
 ) -> FreeFloor:
     """Run ``model`` in each of ``dtypes`` and golden, and compare every floating-point activation.
@@ -104,13 +108,15 @@ def measure_free_floor(
     The golden run is float64 throughout; where an operation refuses that, float32 for coarser
     dtypes. It comes last and is compared while it runs, so that only the others' narrower values
     need room in ``scratch_dir``. ``own`` is a trace of the run in the model's own dtype, which then
-    is not run again. What fails costs its floor and leaves a note. Memory: one activation at a
-    time. The model is put back as it was. Raises OptionError for a dtype that no floor exists for.
+    is not run again; ``increments`` make the golden run cheaper. What fails costs its floor and
+    leaves a note. Memory: one activation at a time. The model is put back as it was. Raises
+    OptionError for a dtype that no floor exists for.
     """
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise OptionError(f"floor {dtype}: no such floor; choose from {', '.join(DTYPES)}")
-    runs = _Runs(model, call, inputs, selection, stages or Stages((), job="noise floors"))
+    stages = stages or Stages((), job="noise floors")
+    runs = _Runs(model, call, inputs, selection, stages, increments)
     notes: list[str] = []
     with ExitStack() as stack:
         lower: dict[str, Trace] = {}
@@ -143,6 +149,7 @@ class _Runs:
     inputs: Mapping[str, Any]
     selection: Selection
     stages: Stages
+    increments: Increments | None
 
     @contextmanager
     def traced(self, dtype: str, scratch_dir: str | Path) -> Iterator[Trace | str]:
@@ -206,7 +213,9 @@ class _Runs:
 
         def work() -> None:
             given = pristine(self.inputs) if own else inputs_as(self.inputs, dtype)
-            with Recorder(self.model, begin(), self.selection):
+            increments = self.increments if dtype == "float64" else None
+            recorder = Recorder(self.model, begin(), self.selection)
+            with recorder, increments.used(recorder) if increments else nullcontext():
                 run(self.model, self.call, given)
 
         try:

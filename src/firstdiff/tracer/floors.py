@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.tracer.floor import record_floors
-from firstdiff.tracer.local_floor import record_local_floors
+from firstdiff.tracer.local_floor import LocalFloors, local_floors
 from firstdiff.tracer.stages import Stages, Tell
 from firstdiff.tracer.switches import model_dtype
 from firstdiff.tracer.torch import EVERYTHING, Call
@@ -54,22 +54,23 @@ def record_all_floors(
             tell=progress,
         )
         stages.announce()
-        found: tuple[str, ...] = ()
-        notes: tuple[str, ...] = ()
+        found = LocalFloors()
         if own is not None:
-            found, notes = record_local_floors(
-                model, call, inputs, writer=writer, own=own, dtypes=dtypes, selection=selection,
-                whole=whole, stages=stages,
+            found = stack.enter_context(
+                local_floors(
+                    model, call, inputs, writer=writer, own=own, dtypes=dtypes,
+                    selection=selection, whole=whole, stages=stages,
+                )
             )  # fmt: skip
-        floors, more = record_floors(
+        floors, notes = record_floors(
             model, call, inputs, writer=writer, dtypes=dtypes, selection=selection,
-            own=own if whole else None, stages=stages,
+            own=own if whole else None, increments=found.increments, stages=stages,
         )  # fmt: skip
     described = {
-        d: floors.get(d, {}) | ({"local": "float64"} if d in found else {})
-        for d in {**floors, **dict.fromkeys(found)}
+        d: floors.get(d, {}) | ({"local": "float64"} if d in found.dtypes else {})
+        for d in {**floors, **dict.fromkeys(found.dtypes)}
     }
-    return described, (*more, *notes)
+    return described, (*notes, *found.notes)
 
 
 def _scratch(own: Trace | None) -> int:

@@ -114,6 +114,10 @@ class Forcer(Recorder):
         key = Key(self.tree.paths[module], site, leaf, "forward", call, self.step)
         self._seen_now.append((key, tensor))
 
+    def is_given(self, key: Key, tensor: torch.Tensor) -> bool:
+        given = self._values(key) if id(tensor) in self._held and self._random is None else None
+        return given is not None and self._holds(tensor, given, amplitude(None))
+
     def _given(self, key: Key, tensor: torch.Tensor) -> tuple[np.ndarray, str] | None:
         """What is to go on instead of ``tensor``; None to leave it."""
         given = self._values(key)

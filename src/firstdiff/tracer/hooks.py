@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -171,13 +172,23 @@ class Recorder:
         """Path of the module whose code runs now; None outside the model."""
         return self.tree.paths[self._running[-1][0]] if self._running else None
 
+    def call_of(self, module: nn.Module) -> int | None:
+        """Number of the call of ``module`` whose forward is on top; None when another module's is."""
+        running, call = self._running[-1] if self._running else (None, 0)
+        return call if running is module else None
+
     def emit(self, key: Key, tensor: torch.Tensor, class_name: str, source: str = "") -> bool:
         """Send the event of one tensor; False, with a note, when it has no values to record."""
         self.emitting = True
         try:
-            array, dtype = storage_array(tensor)
-            same = self._same(tensor, array, key)
-            self.send(Event(key, array, dtype, class_name, source=source, same_as=same))
+            dense = tensor.detach()  # a parameter in the precision of the run
+            with _without_modes(tensor):
+                array, dtype = storage_array(dense)
+                same = self._same(tensor, array, key)
+            given = self.is_given(key, tensor)
+            self.send(
+                Event(key, array, dtype, class_name, source=source, same_as=same, given=given)
+            )
         except Unrecordable as reason:
             place = f"{key.path or 'the model'} {key.site} {key.leaf}".rstrip()
             self._note(f"{place}: not recorded, {reason}")
@@ -185,6 +196,10 @@ class Recorder:
         finally:
             self.emitting = False
         return True
+
+    def is_given(self, _key: Key, _tensor: torch.Tensor) -> bool:
+        """Whether ``_tensor`` is a value that was put in its place at an earlier tap; never, here."""
+        return False
 
     def send(self, event: Event) -> None:
         """Give ``event`` to the sink; what it raises is kept, in case the model swallows it."""
@@ -210,6 +225,12 @@ class Recorder:
 
     def _note(self, sentence: str) -> None:
         self.notes[sentence] = None
+
+
+def _without_modes(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Inside, functions of plain tensors skip the modes of a precision: they cost more than reading the values."""
+    plain = type(tensor) in (torch.Tensor, nn.Parameter)
+    return torch._C.DisableTorchFunction() if plain else nullcontext()
 
 
 def _fingerprint(array: np.ndarray) -> int:

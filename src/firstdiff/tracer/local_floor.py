@@ -8,9 +8,9 @@ mean squares by whole, row and column. The rule that uses them is the differ's (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from firstdiff.tracer.comparison import is_inexact
 from firstdiff.tracer.floor import padding_of
 from firstdiff.tracer.forcing import Forcer, Values
 from firstdiff.tracer.golden import inputs_as, run_in
+from firstdiff.tracer.increments import Base, Increments
 from firstdiff.tracer.stages import Stages
 from firstdiff.tracer.state import untouched
 from firstdiff.tracer.switches import model_dtype
@@ -29,7 +30,7 @@ from firstdiff.traces import Header, Trace, TraceWriter, open_trace
 from firstdiff.traces.dtypes import widen
 from firstdiff.traces.errors import FirstdiffError
 from firstdiff.traces.padding import valid_elements
-from firstdiff.traces.spread import CONDITIONING, Spread, error_spread, names, to_tables
+from firstdiff.traces.spread import CONDITIONING, Spread, error_spread, names, no_error, to_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from firstdiff.tracer.events import Event, Sink
     from firstdiff.tracer.selection import Selection
-    from firstdiff.traces.schema import Key
+    from firstdiff.traces.schema import Activation, Key
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class ForcedRuns:
     """Keys whose values were forced."""
     notes: tuple[str, ...] = ()
     """What could not be run, for people."""
+    increments: Increments | None = None
+    """Linear layers by what moved since; None where the forced values are not the model's own."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,12 @@ class Reference:
     """Taps that take part."""
 
     def run(
-        self, dtype: str, begin: Callable[[], Sink], *, perturb: bool = False
+        self,
+        dtype: str,
+        begin: Callable[[], Sink],
+        *,
+        perturb: bool = False,
+        increments: Increments | None = None,
     ) -> frozenset[Key] | str:
         """Run once in ``dtype``, every event to the sink that ``begin`` makes (again where a run fails for want
         of a whole copy of the weights); the forced keys, or in a sentence what went wrong.
@@ -82,7 +90,7 @@ class Reference:
         def work() -> frozenset[Key]:
             given = pristine(self.inputs) if own else inputs_as(self.inputs, dtype)
             forcer = Forcer(self.model, begin(), self.selection, self.values, perturb=perturb)
-            with forcer:
+            with forcer, increments.used(forcer) if increments else nullcontext():
                 run(self.model, self.call, given)
             if forcer.failure is not None:
                 raise forcer.failure
@@ -122,12 +130,12 @@ def forced_runs(
         def begin() -> Sink:
             for earlier in writers:
                 earlier.close()
-            native.found.clear()
+            native.clear()
             writer = TraceWriter(
                 path, Header(framework="torch"), digest=own is None, overwrite=True
             )
             writers.append(stack.enter_context(writer))
-            return _both(_writer(writer), native)
+            return _both(native, _writer(writer, native.given))
 
         with stages.stage("float64 on the recorded values") as watched:
             forced = reference.run("float64", lambda: watched(begin()))
@@ -137,8 +145,11 @@ def forced_runs(
             yield f"no float64 run with given values: {forced}"
             return
         with open_trace(path) as truth:
-            known = {} if own is None else {model_dtype(reference.model): native.found}
-            yield _measured(reference, truth, forced, dtypes, stages, known)
+            increments = (
+                Increments(reference.model, Base(own, truth, forced)) if own is not None else None
+            )
+            runs = _measured(reference, truth, forced, dtypes, stages, native, increments)
+            yield replace(runs, increments=increments)
 
 
 def _measured(
@@ -147,68 +158,88 @@ def _measured(
     forced: frozenset[Key],
     dtypes: Sequence[str],
     stages: Stages,
-    known: Mapping[str, dict[Key, Spread]],
+    native_run: _OwnRun,
+    increments: Increments | None,
 ) -> ForcedRuns:
     mask, notes = padding_of(reference.inputs), []
     native: dict[str, dict[Key, Spread]] = {}
     for dtype in dict.fromkeys(dtypes):
         found: dict[Key, Spread] | str
-        if dtype in known:
-            found = known[dtype]
+        if native_run.own is not None and dtype == model_dtype(reference.model):
+            found = native_run.found
         else:
             with stages.stage(f"{dtype} on the recorded values") as watched:
-                found = _spread(reference, dtype, truth, mask, watched)
+                begin = _sinks(truth, mask, native_run, watched)
+                found = _spread(reference, dtype, begin)
         if isinstance(found, str):
             notes.append(f"no local floor of {dtype}: {found}")
         else:
             native[dtype] = found
     with stages.stage("float64 on perturbed values") as watched:
-        moved = _spread(reference, "float64", truth, mask, watched, perturb=True)
+        begin = _sinks(truth, mask, native_run, watched)
+        moved = _spread(reference, "float64", begin, perturb=True, increments=increments)
     if isinstance(moved, str):
         notes.append(f"conditioning is not known: {moved}")
         moved = {}
     return ForcedRuns(truth, native, moved, forced, tuple(notes))
 
 
+def _sinks(
+    truth: Trace, mask: np.ndarray | None, native: _OwnRun, watched: Callable[[Sink], Sink]
+) -> Callable[[], tuple[SpreadSink, Sink]]:
+    """Makes a sink that measures, and the same watched."""
+
+    def begin() -> tuple[SpreadSink, Sink]:
+        sink = SpreadSink(truth, mask, native)
+        return sink, watched(sink)
+
+    return begin
+
+
 def _spread(
     reference: Reference,
     dtype: str,
-    truth: Trace,
-    mask: np.ndarray | None,
-    watched: Callable[[Sink], Sink],
+    begin: Callable[[], tuple[SpreadSink, Sink]],
     *,
     perturb: bool = False,
+    increments: Increments | None = None,
 ) -> dict[Key, Spread] | str:
     """Spread of (run in ``dtype`` - truth), or why there is none."""
-    sinks: list[SpreadSink] = []
+    found: dict[Key, Spread] = {}
 
-    def begin() -> Sink:
-        sinks.append(SpreadSink(truth, mask))
-        return watched(sinks[-1])
+    def sink() -> Sink:
+        nonlocal found
+        measured, watched = begin()
+        found = measured.found
+        return watched
 
-    failure = reference.run(dtype, begin, perturb=perturb)
-    return failure if isinstance(failure, str) else sinks[-1].found
+    failure = reference.run(dtype, sink, perturb=perturb, increments=increments)
+    return failure if isinstance(failure, str) else found
 
 
 class SpreadSink:
     """A sink that measures each event against the true value of the same key."""
 
-    def __init__(self, truth: Trace, mask: np.ndarray | None) -> None:
-        """``mask`` is bool[batch, tokens], True at real tokens, or None."""
+    def __init__(self, truth: Trace, mask: np.ndarray | None, native: _OwnRun) -> None:
+        """``mask`` is bool[batch, tokens], True at real tokens, or None; ``native`` saw the run that made ``truth``."""
         self.found: dict[Key, Spread] = {}
         """Spreads of the differences."""
         self._truth, self._mask = truth, mask
         self._activations = {a.key: a for a in truth.activations}
+        self._own, self._given = native.own, native.given
 
     def __call__(self, event: Event) -> None:
         """Measure ``event``, unless it is exact or has no counterpart."""
-        truth = self._activations.get(event.key)
+        truth, trace = self._activations.get(event.key), self._truth
+        if truth is None and event.key in self._given:
+            assert self._own is not None, "what is given is its own"
+            truth, trace = self._given[event.key], self._own
         if truth is None or truth.shape != event.value.shape or not is_inexact(event.dtype):
             return
         known = self.found.get(event.same_as) if event.same_as is not None else None
         if known is None:
             valid = valid_elements(truth.shape, self._mask)
-            known = error_spread(widen(event.value, event.dtype), self._truth.values(truth), valid)
+            known = error_spread(widen(event.value, event.dtype), trace.values(truth), valid)
         self.found[event.key] = known
 
 
@@ -217,26 +248,41 @@ class _OwnRun:
 
     def __init__(self, own: Trace | None, mask: np.ndarray | None) -> None:
         self.found: dict[Key, Spread] = {}
-        self._own, self._mask = own, mask
+        """Spreads of the differences."""
+        self.given: dict[Key, Activation] = {}
+        """Taps that see a forced value unchanged: the truth there is the value itself."""
+        self.own, self._mask = own, mask
         self._activations = {} if own is None else {a.key: a for a in own.activations}
+
+    def clear(self) -> None:
+        """Forget everything: the run starts again."""
+        self.found.clear()
+        self.given.clear()
 
     def __call__(self, event: Event) -> None:
         """Measure the recorded value against the true one, ``event``."""
         found = self._activations.get(event.key)
-        if self._own is None or found is None or found.place is None:
+        if self.own is None or found is None or found.place is None:
             return
         if found.shape != event.value.shape or not is_inexact(found.dtype):
             return
+        if event.given:
+            self.given[event.key] = found
         earlier = self._activations.get(event.same_as) if event.same_as is not None else None
         known = self.found.get(earlier.key) if earlier and earlier.place == found.place else None
         if known is None:
             valid = valid_elements(found.shape, self._mask)
-            truth = widen(event.value, event.dtype)
-            known = error_spread(self._own.values(found), truth, valid)
+            value = self.own.values(found)
+            known = (
+                no_error(value, valid)
+                if event.given
+                else error_spread(value, widen(event.value, event.dtype), valid)
+            )
         self.found[event.key] = known
 
 
-def record_local_floors(
+@contextmanager
+def local_floors(
     model: nn.Module,
     call: Call | None,
     inputs: Mapping[str, Any],
@@ -247,16 +293,17 @@ def record_local_floors(
     selection: Selection = EVERYTHING,
     whole: bool = True,
     stages: Stages | None = None,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> Iterator[LocalFloors]:
     """Measure the local floors of the capture that ``writer`` holds, and write their tables to it.
 
     Forced are the capture's own values, read back from its part file ``own``. ``whole`` says that it holds every
-    element: then it is the run in the model's own dtype, and that is not run again. Returns the dtypes that have
-    a floor, and notes. Groups are kept once for a value that several taps saw.
+    element: then it is the run in the model's own dtype, and that is not run again. What it yields can be used
+    inside. Groups are kept once for a value that several taps saw.
     """
     activations = {a.key: a for a in own.activations if a.place is not None}
     if not activations:
-        return (), ()
+        yield LocalFloors()
+        return
 
     def values(key: Key) -> tuple[np.ndarray, str] | None:
         found = activations.get(key)
@@ -271,7 +318,8 @@ def record_local_floors(
         stages=stages,
     ) as runs:
         if isinstance(runs, str):
-            return (), (runs,)
+            yield LocalFloors(notes=(runs,))
+            return
         once = _first_seen(own)
         for name, found in {**runs.native, CONDITIONING: runs.conditioning}.items():
             by_order = {
@@ -281,7 +329,19 @@ def record_local_floors(
             }
             for table, rows in zip(names(name), to_tables(by_order), strict=True):
                 writer.write_table(table, rows)
-        return tuple(runs.native), runs.notes
+        yield LocalFloors(tuple(runs.native), runs.notes, runs.increments)
+
+
+@dataclass(frozen=True)
+class LocalFloors:
+    """What was recorded."""
+
+    dtypes: tuple[str, ...] = ()
+    """Dtypes that have a local floor."""
+    notes: tuple[str, ...] = ()
+    """What is missing, for people."""
+    increments: Increments | None = None
+    """For further float64 runs of the same model on the same inputs."""
 
 
 def _first_seen(trace: Trace) -> set[Key]:
@@ -298,8 +358,10 @@ def _both(one: Sink, other: Sink) -> Sink:
     return sink
 
 
-def _writer(writer: TraceWriter) -> Sink:
+def _writer(writer: TraceWriter, left_out: Container[Key]) -> Sink:
     def sink(event: Event) -> None:
+        if event.key in left_out:
+            return
         writer.write(event.key, event.value, dtype=event.dtype, same_as=event.same_as)
 
     return sink

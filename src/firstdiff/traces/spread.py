@@ -69,6 +69,13 @@ def error_spread(value: np.ndarray, truth: np.ndarray, valid: np.ndarray | None 
     return _summed(value, truth, valid, 1).spread(0)
 
 
+def no_error(value: np.ndarray, valid: np.ndarray | None = None) -> Spread:
+    """`error_spread` of two equal arrays, without groups."""
+    if not (valid is None or valid.all()) or not _is_plain(value):
+        return error_spread(value, value, valid).whole
+    return Spread(0.0, value.size, _NONE, _NONE)
+
+
 def _summed(
     value: np.ndarray, truth: np.ndarray, valid: np.ndarray | None, quantities: int
 ) -> _Sums:
@@ -126,8 +133,8 @@ class _Sums:
 
 
 def _is_plain(numbers: np.ndarray) -> bool:
-    """Whether every one of float64 ``numbers`` is finite and no fill."""
-    if numbers.dtype != np.float64 or not numbers.size:
+    """Whether every one of real ``numbers`` is finite and no fill."""
+    if numbers.dtype.kind != "f" or not numbers.size:
         return False
     return bool(numbers.min() > -_FILL and numbers.max() < _FILL)
 
