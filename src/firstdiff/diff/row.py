@@ -69,12 +69,6 @@ class Row:
             return self
         return replace(self, verdict=replace(self.verdict, notes=(*self.verdict.notes, note)))
 
-    def noted(self, note: str) -> Row:
-        """The row with one phrase more in its verdict; itself for an empty one."""
-        if not note:
-            return self
-        return replace(self, verdict=replace(self.verdict, notes=(*self.verdict.notes, note)))
-
     @property
     def label(self) -> str:
         """Site and leaf, call and step where they say something: `input hidden_states`, `output`, `output call 1`."""
