@@ -173,25 +173,19 @@ def _label(found: Blame, call: FunctionCall | None, wrong: Handed) -> str:
 
 
 def _nearest(found: Blame, reference: Scope, port: Scope, theirs: Half) -> str:
-    """`apply_rotary_emb (my_port.py:121), equal at position 0 only`."""
+    """`apply_rotary_emb (my_port.py:121), equal at position 0 only`: among the results of the port's functions."""
     if not found.value.shape:
         return ""
-    near = theirs.values.nearest(reference.trace, found.value)
+    calls = {a.order: call for call in walk(theirs.calls) for a in call.outputs}
+    results = [a for a in port.inner if a.order in calls]
+    values = Values(port.trace, results, theirs.values.tolerance, theirs.values.padding)
+    near = values.nearest(reference.trace, found.value)
     if near is None:
         return ""
-    calls = {a.order: c for c in walk(theirs.calls) for a in c.outputs}
-    held = near.value.activations
-    call = next((calls[a.order] for a in held if a.order in calls), None)
-    if call is not None:
-        place = short(port.trace.header.extra.get("functions", {}).get(call.method, call.source))
-        name = f"{call.name} ({place})" if place else call.name
-    else:
-        first = held[0]
-        what = first.key.method if first.key.level == "op" else f"{first.key.site} {first.key.leaf}"
-        where = short(first.source) or first.key.path
-        name = f"{what.strip()} ({where})" if where else what.strip()
+    call = calls[near.value.first.order]
+    place = short(port.trace.header.extra.get("functions", {}).get(call.method, call.source))
     words = near.likeness.words or f"relative L2 of the difference {near.laid.error:.2g}"
-    return f"{name}, {words}"
+    return f"{call.name} ({place}), {words}"
 
 
 def _rows(side: SideName, scope: Scope, own: Half, other: Half) -> tuple[InsideRow, ...]:
