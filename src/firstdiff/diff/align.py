@@ -80,6 +80,8 @@ class Alignment:
     """Sentences on modules of one side that are compared with several of the other."""
     again: int = 0
     """Activations of the port that hold a value which is paired already: they are no extra ones."""
+    valued: bool = False
+    """Whether values were asked for partners."""
 
 
 def align(
@@ -107,9 +109,7 @@ def align(
     return Alignment(pairs, leftovers(missing, extra), ignored)
 
 
-def leftovers(
-    missing: Sequence[Activation], extra: Sequence[Activation]
-) -> tuple[Unmatched, ...]:
+def leftovers(missing: Sequence[Activation], extra: Sequence[Activation]) -> tuple[Unmatched, ...]:
     """Activations of the reference and of the port without a partner, each with its best candidate."""
     return (*_leftover("reference", missing, extra), *_leftover("port", extra, missing))
 

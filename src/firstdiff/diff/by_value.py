@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 WORTHWHILE = 0.1
 """Share of the reference's activations without a partner from which values are looked at."""
+MOSTLY = 0.5
+"""Share from which values are asked before fused modules are looked for."""
 SURE, BY_ROLE, BY_PLACE = 0.99, 0.8, 0.6
 """Confidence of equal values; of a call whose like was matched by value in another layer; of the order of running."""
 
@@ -39,12 +41,26 @@ def with_values(alignment: Alignment, comparison: Comparison) -> Alignment:
     Pairs of evidence `values` agree. Where the result does not, calls between matched neighbours are paired
     as well, with evidence `neighbours`: so the fault shows where it is made.
     """
-    missing = [u.activation for u in alignment.unmatched if u.side == "reference"]
-    extra = [u.activation for u in alignment.unmatched if u.side == "port"]
-    whole = len({pair.reference.order for pair in alignment.pairs}) + len(missing)
-    if not extra or len(missing) < WORTHWHILE * whole:
+    missing, extra = _left(alignment, "reference"), _left(alignment, "port")
+    if alignment.valued or not extra or _share(alignment) < WORTHWHILE:
         return alignment
     return _Stage(alignment, comparison, missing, extra).result()
+
+
+def names_say_little(alignment: Alignment) -> bool:
+    """Whether most of the reference has no partner by name, so that values are to be asked before anything else."""
+    return _share(alignment) > MOSTLY
+
+
+def _left(alignment: Alignment, side: str) -> list[Activation]:
+    return [u.activation for u in alignment.unmatched if u.side == side]
+
+
+def _share(alignment: Alignment) -> float:
+    """Share of the reference's activations that have no partner."""
+    missing = len(_left(alignment, "reference"))
+    paired = len({pair.reference.order for pair in alignment.pairs})
+    return missing / max(missing + paired, 1)
 
 
 class _Stage:
@@ -84,6 +100,7 @@ class _Stage:
             self.alignment,
             pairs=tuple(pairs),
             unmatched=leftovers(missing, extra),
+            valued=True,
             again=self.alignment.again + len(free) - len(extra),
         )
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from firstdiff.traces.schema import Activation
 
-Evidence = Literal["map", "weights", "name", "alias", "graph", "only candidate", "values", "neighbours"]
+Evidence = Literal[
+    "map", "weights", "name", "alias", "graph", "only candidate", "values", "neighbours"
+]
 """What a pair rests on, strongest first."""
 
 CONFIDENCE: dict[Evidence, float] = {

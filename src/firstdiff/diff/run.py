@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.diff.align import DEFAULT_MATCHERS, Alignment, Unmatched, align
-from firstdiff.diff.by_value import with_values
+from firstdiff.diff.by_value import names_say_little, with_values
 from firstdiff.diff.compare import Comparison
 from firstdiff.diff.coverage import agreement, coverage_notes
 from firstdiff.diff.explain import explain
@@ -112,6 +112,8 @@ def _compared(
     progress("measuring")
     comparison = _comparison(ours, theirs, compiled)
     parts = [] if weighing is None else [p for p in weighing.map.pairs if p.part]
+    if names_say_little(alignment):  # parts of modules are no question before values were asked
+        alignment = with_values(alignment, comparison)
     alignment = with_parts(alignment, comparison, [(p.reference, p.port) for p in parts])
     alignment = with_values(alignment, comparison)
     rows = _rows(alignment, comparison)
