@@ -1,10 +1,10 @@
 """The fast way of adding to a tally: one pass over two float32 or bfloat16 arrays. The only file with numba.
 
-Blocks of 1024 elements stay in the first-level cache while several small loops run over them, each of which the
+Blocks of 1024 elements stay in the first-level cache while two small loops run over them, each of which the
 compiler turns into vector code: float32 sums are promoted to float64 after every block; maxima are taken over bit
 patterns as integers (the bits of non-negative floats are in the order of the numbers), since a float maximum
-does not vectorise. A block that holds anything non-finite, or whose squares leave float32's range, is added again
-element by element in float64.
+does not vectorise. bfloat16 is widened in registers, and its distances are counted in 16 bits. A block that holds
+anything non-finite, or whose squares leave float32's range, is added again element by element in float64.
 """
 
 from __future__ import annotations
@@ -41,55 +41,74 @@ def _exact(function: _Function) -> _Function:
 
 
 @_fast
-def _sum_up(a: Any, b: Any, errors: Any, out: Any) -> Any:
-    """|d| of one block of float32 into ``errors``; sums of |d|, d², a², b² into float32[4] ``out``."""
+def _sum_up(a: Any, b: Any, out: Any) -> Any:
+    """Sums of |d|, d², a², b² of one block of float32 into float32[4] ``out``; returns the bits of the largest |d|."""
     zero = np.float32(0)
     s0, s1, s2, s3 = zero, zero, zero, zero
+    largest = np.int32(0)
     for i in range(a.shape[0]):
         x, y = a[i], b[i]
         d = abs(y - x)
-        errors[i] = d
         s0 += d
         s1 += d * d
         s2 += x * x
         s3 += y * y
+        largest = max(largest, np.float32(d).view(np.int32))
     out[0], out[1], out[2], out[3] = s0, s1, s2, s3
+    return largest
 
 
 @_fast
-def _largest(bits: Any) -> Any:
-    found = bits[0]
-    for i in range(bits.shape[0]):
-        found = max(found, bits[i])
-    return found
+def _sum_up_short(a: Any, b: Any, out: Any) -> Any:
+    """The same of bfloat16 bits (uint16)."""
+    zero, shift = np.float32(0), np.uint32(16)
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    largest = np.int32(0)
+    for i in range(a.shape[0]):
+        x = np.uint32(np.uint32(a[i]) << shift).view(np.float32)
+        y = np.uint32(np.uint32(b[i]) << shift).view(np.float32)
+        d = abs(y - x)
+        s0 += d
+        s1 += d * d
+        s2 += x * x
+        s3 += y * y
+        largest = max(largest, np.float32(d).view(np.int32))
+    out[0], out[1], out[2], out[3] = s0, s1, s2, s3
+    return largest
 
 
 @_fast
-def _count(bits: Any) -> Any:
-    found = np.int32(0)
-    for i in range(bits.shape[0]):
-        found += np.int32(bits[i] != 0)
-    return found
-
-
-@_fast
-def _distances(a: Any, b: Any, out: Any) -> Any:
-    """ULP distances of two blocks of float32 bits (int32), as uint32: zeros are one number."""
+def _distances(a: Any, b: Any) -> Any:
+    """Of two blocks of float32 bits (int32): the largest ULP distance, and how many differ. Zeros are one number."""
+    largest, count = np.uint32(0), np.int32(0)
     for i in range(a.shape[0]):
         p, q = a[i], b[i]
         p = np.int32((p ^ ((p >> 31) & 0x7FFFFFFF)) - (p >> 31))
         q = np.int32((q ^ ((q >> 31) & 0x7FFFFFFF)) - (q >> 31))
-        out[i] = np.uint32(max(p, q) - min(p, q))
+        distance = np.uint32(max(p, q) - min(p, q))
+        largest = max(largest, distance)
+        count = np.int32(count + np.int32(distance != 0))
+    return np.int64(largest), np.int64(count)
 
 
 @_fast
-def _short_distances(a: Any, b: Any, out: Any) -> Any:
-    """The same of bfloat16 bits (int16), as uint16."""
+def _short_distances(a: Any, b: Any) -> Any:
+    """The same of bfloat16 bits (int16)."""
+    largest, count = np.uint16(0), np.int16(0)
     for i in range(a.shape[0]):
         p, q = a[i], b[i]
         p = np.int16((p ^ ((p >> 15) & 0x7FFF)) - (p >> 15))
         q = np.int16((q ^ ((q >> 15) & 0x7FFF)) - (q >> 15))
-        out[i] = np.uint16(max(p, q) - min(p, q))
+        distance = np.uint16(max(p, q) - min(p, q))
+        largest = max(largest, distance)
+        count = np.int16(count + np.int16(distance != 0))
+    return np.int64(largest), np.int64(count)
+
+
+@_fast
+def _widen(bits: Any, out: Any) -> Any:
+    for i in range(bits.shape[0]):
+        out[i] = np.uint32(bits[i]) << 16
 
 
 @_exact
@@ -147,23 +166,19 @@ def _outside(value: Any, largest: Any) -> Any:
 
 
 @_exact
-def _add_block(a: Any, b: Any, start: Any, sums: Any, numbers: Any, errors: Any, part: Any) -> Any:
-    """One block of float32 into float64[5] ``sums`` and int64[14] ``numbers``.
-
-    Returns whether ULP distances are still to be counted: not after the exact way, nor where all is equal.
-    """
-    size = a.shape[0]
-    bits = errors.view(np.int32)[:size]
-    _sum_up(a, b, errors, part)
-    largest = _largest(bits)
-    if (
+def _in_range(part: Any, largest: Any) -> Any:
+    """Whether the sums of one block are right: nothing is not finite, and no square left float32's range."""
+    return not (
         largest >= _OVERFLOW
         or _outside(part[1], largest)
         or not _LEAST_SQUARES <= part[2] < _MOST_SQUARES
         or not _LEAST_SQUARES <= part[3] < _MOST_SQUARES
-    ):
-        _add_exactly(a, b, start, sums, numbers)
-        return False
+    )
+
+
+@_exact
+def _take(part: Any, largest: Any, size: Any, start: Any, sums: Any, numbers: Any) -> Any:
+    """Add one block's sums to float64[5] ``sums`` and int64[14] ``numbers``; whether its largest error leads."""
     for n in range(4):
         sums[n] += part[n]
     numbers[_FINITE] += size
@@ -171,51 +186,66 @@ def _add_block(a: Any, b: Any, start: Any, sums: Any, numbers: Any, errors: Any,
         sums[_LARGEST] = max(sums[_LARGEST], 0.0)
         numbers[_WORST] = numbers[_WORST] if numbers[_WORST] >= 0 else start
         return False
-    numbers[_MISMATCH] += _count(bits)
     part[0] = max(sums[_LARGEST], 0.0)
-    if largest > part.view(np.int32)[0]:
-        place = 0
-        while bits[place] != largest:
-            place += 1
-        sums[_LARGEST] = errors[place]
-        numbers[_WORST] = start + place
-    return True
+    return largest > part.view(np.int32)[0]
+
+
+@_exact
+def _lead(a: Any, b: Any, largest: Any, start: Any, sums: Any, numbers: Any) -> Any:
+    """Find the first pair of float32 numbers of the block whose error has the bits ``largest``."""
+    for place in range(a.shape[0]):
+        d = np.float32(abs(b[place] - a[place]))
+        if d.view(np.int32) == largest:
+            sums[_LARGEST] = d
+            numbers[_WORST] = start + place
+            return
 
 
 @_exact
 def _add_float32(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) -> Any:
     """float32[n] ``a`` and ``b``."""
-    errors, part = np.empty(_BLOCK, np.float32), np.zeros(4, np.float32)
-    distance = np.empty(_BLOCK, np.uint32)
+    part = np.zeros(4, np.float32)
     first, second = a.view(np.int32), b.view(np.int32)
     for o in range(0, a.shape[0], _BLOCK):
         e = min(a.shape[0], o + _BLOCK)
-        if _add_block(a[o:e], b[o:e], start + o, sums, numbers, errors, part) and ulp:
-            _distances(first[o:e], second[o:e], distance)
-            numbers[_ULP] = max(numbers[_ULP], np.int64(_largest(distance[: e - o])))
-
-
-@_fast
-def _widen(bits: Any, out: Any) -> Any:
-    for i in range(bits.shape[0]):
-        out[i] = np.uint32(bits[i]) << 16
+        largest = _sum_up(a[o:e], b[o:e], part)
+        if not _in_range(part, largest):
+            _add_exactly(a[o:e], b[o:e], start + o, sums, numbers)
+            continue
+        if _take(part, largest, e - o, start + o, sums, numbers):
+            _lead(a[o:e], b[o:e], largest, start + o, sums, numbers)
+        if largest:
+            distance, count = _distances(first[o:e], second[o:e])
+            numbers[_MISMATCH] += count
+            if ulp:
+                numbers[_ULP] = max(numbers[_ULP], distance)
 
 
 @_exact
 def _add_bfloat16(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) -> Any:
     """The bits of two bfloat16 arrays, uint16[n]; ULPs are kept as those of float32, which are 65536 times as many."""
-    errors, part = np.empty(_BLOCK, np.float32), np.zeros(4, np.float32)
-    distance = np.empty(_BLOCK, np.uint16)
+    part = np.zeros(4, np.float32)
     wide_a, wide_b = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
     first, second = a.view(np.int16), b.view(np.int16)
     for o in range(0, a.shape[0], _BLOCK):
         e = min(a.shape[0], o + _BLOCK)
         k = e - o
-        _widen(a[o:e], wide_a.view(np.uint32))
-        _widen(b[o:e], wide_b.view(np.uint32))
-        if _add_block(wide_a[:k], wide_b[:k], start + o, sums, numbers, errors, part) and ulp:
-            _short_distances(first[o:e], second[o:e], distance)
-            numbers[_ULP] = max(numbers[_ULP], np.int64(_largest(distance[:k])) << 16)
+        largest = _sum_up_short(a[o:e], b[o:e], part)
+        right = _in_range(part, largest)
+        leads = right and _take(part, largest, k, start + o, sums, numbers)
+        if leads or not right:
+            _widen(a[o:e], wide_a.view(np.uint32))
+            _widen(b[o:e], wide_b.view(np.uint32))
+        if not right:
+            _add_exactly(wide_a[:k], wide_b[:k], start + o, sums, numbers)
+            continue
+        if leads:
+            _lead(wide_a[:k], wide_b[:k], largest, start + o, sums, numbers)
+        if largest:
+            distance, count = _short_distances(first[o:e], second[o:e])
+            numbers[_MISMATCH] += count
+            if ulp:
+                numbers[_ULP] = max(numbers[_ULP], distance << 16)
 
 
 def add(
