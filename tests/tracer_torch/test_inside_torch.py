@@ -48,6 +48,7 @@ class Failing(nn.Module):
         return self.failing(self.line(x))
 
     def failing(self, x):
+        del x
         raise self.error
 
 
@@ -153,7 +154,7 @@ def test_no_profiler_and_no_hook_is_left_after_an_error(sink, error):
 def test_a_profiler_that_was_there_is_told_and_set_again(sink):
     told = []
 
-    def profiler(frame, event, arg):
+    def profiler(frame, event, _arg):
         told.append((frame.f_code.co_name, event))
 
     sys.setprofile(profiler)

@@ -83,20 +83,16 @@ def place_of(eqn: JaxprEqn, scope: Scope) -> tuple[str, str]:
     JAX traces a jitted helper of its own once for several callers, so what it holds belongs to the line that calls
     it; a helper of the user's has lines of its own.
     """
-    found = compat.source_place(eqn)
-    helper, called = scope.place
-    own = found[0].rpartition(".")[2] == helper
-    return found if found[1] and (own or not called) else (helper, called)
+    return scope.place if scope.place[1] else compat.source_place(eqn)
 
 
 def place_inside(eqn: JaxprEqn, scope: Scope) -> tuple[str, str]:
     """What `Scope.place` is in a program that ``eqn`` holds."""
-    if eqn.primitive.name in compat.JIT:
-        function, source = place_of(eqn, scope)
-        name = str(eqn.params.get("name", ""))
-        inner = {compat.source_place(one)[0].rpartition(".")[2] for one in _first(eqn)}
-        return (name, source) if name in inner else (function, source)
-    return scope.place
+    if eqn.primitive.name not in compat.JIT:
+        return scope.place
+    name = str(eqn.params.get("name", ""))
+    own = any(compat.source_place(one)[0].rpartition(".")[2] == name for one in _first(eqn))
+    return ("", "") if own and not scope.place[1] else place_of(eqn, scope)
 
 
 def _first(eqn: JaxprEqn) -> tuple[JaxprEqn, ...]:

@@ -41,7 +41,7 @@ class Scope:
     stack: str = ""
     """Name scopes around the sub-program."""
     place: tuple[str, str] = ("", "")
-    """Function and `file:line` of the user's code that the sub-program is called from."""
+    """Function and `file:line` of the user's code that calls a library's sub-program; empty in the user's own."""
 
     def home(self, var: Any) -> Slot:
         """Where ``var`` is at home."""
