@@ -15,7 +15,8 @@ from firstdiff.bisection_traces import TraceBisection
 from firstdiff.diff.align import align
 from firstdiff.diff.inputs import check_inputs
 from firstdiff.diff.mapping import read_map
-from firstdiff.diff.weights.evidence import matchers_of, weigh, weigh_model
+from firstdiff.diff.weights.applied import exchanged_modules
+from firstdiff.diff.weights.evidence import Weighing, matchers_of, weigh, weigh_model
 from firstdiff.feeding import fit_inputs
 from firstdiff.inputs import trace_inputs
 from firstdiff.kept_weights import own_parameters
@@ -26,6 +27,7 @@ from firstdiff.traces.errors import OptionError
 
 if TYPE_CHECKING:
     from firstdiff.diff.bisection import Bisection, Step
+    from firstdiff.diff.modules import Matcher
     from firstdiff.models.subject import Subject
     from firstdiff.traces import Trace
 
@@ -88,7 +90,7 @@ def bisect(
                 ours.activations,
                 listing,
                 path_map=read_map(_path(map)),
-                matchers=matchers_of(weighing),
+                matchers=_matchers(weighing),
             ).pairs
             return SubjectBisection(ours, runs, listing, pairs, on_step, progress).search()
 
@@ -101,9 +103,16 @@ def _traces(
         ours.activations,
         theirs.activations,
         path_map=read_map(_path(map)),
-        matchers=matchers_of(weigh(ours, theirs)),
+        matchers=_matchers(weigh(ours, theirs)),
     ).pairs
     return TraceBisection(ours, theirs, pairs, on_step).search()
+
+
+def _matchers(weighing: Weighing | str | None) -> tuple[Matcher, ...]:
+    """By weights, except for modules whose names say something else: what they do is not known before the search."""
+    if not isinstance(weighing, Weighing):
+        return matchers_of(None)
+    return matchers_of(weighing, exchanged_modules(weighing))
 
 
 def is_trace(port: str | Path) -> bool:

@@ -76,7 +76,17 @@ def distrusted(result: Diff, weighing: Weighing) -> tuple[str, ...]:
     moved = [(verdicts[n], outcome) for n, outcome in found.items() if verdicts[n].finding in MOVED]
     if not any(outcome == "cause" for _, outcome in moved):
         return ()
-    own = {v.module for v, outcome in moved if v.module and outcome != "harmless"}
+    return _with_containers({v.module for v, outcome in moved if outcome != "harmless"}, weighing)
+
+
+def exchanged_modules(weighing: Weighing) -> tuple[str, ...]:
+    """Modules of the reference of which weights and names say different things, before anything is compared."""
+    moved = {v.module for v in weighing.audit.wrong if v.finding in MOVED}
+    return _with_containers(moved, weighing)
+
+
+def _with_containers(moved: set[str], weighing: Weighing) -> tuple[str, ...]:
+    own = moved - {""}
     around = {path for module in own for path in ancestors(module)[1:-1]}
     return tuple(sorted(own | {path for path in around if _wholly(path, own, weighing)}))
 

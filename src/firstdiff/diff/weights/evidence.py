@@ -115,14 +115,12 @@ def _exchanged(verdict: Verdict, named: str) -> Verdict:
     )
 
 
-def matchers_of(
-    weighing: Weighing | str | None, distrusted: Collection[str] = ()
-) -> tuple[Matcher, ...]:
+def matchers_of(weighing: Weighing | None, distrusted: Collection[str] = ()) -> tuple[Matcher, ...]:
     """The matchers of `align`, strongest evidence first: weights, then names, the call graph, and what is left.
 
     ``distrusted`` are modules of the reference that weights must not pair, nor what lies in them.
     """
-    if not isinstance(weighing, Weighing):
+    if weighing is None:
         return DEFAULT_MATCHERS
     weighed = _without(weighing.map, distrusted)
     return (
