@@ -7,14 +7,13 @@ either the names say the same or the values resemble each other.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firstdiff.diff.aliases import readings
 from firstdiff.diff.call_match import CallPair, correspondence, fits
+from firstdiff.diff.call_names import say_the_same
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -120,28 +119,9 @@ def _evidence(one: Call, other: Call, looks: _Looks) -> float:
     given = [(a, b) for a in one.at("input") for b in other.at("input") if fits(a, b)]
     if not results or (one.at("input") and not given):
         return 0.0
-    evidence = _NAME * _says_the_same(one, other)
+    evidence = _NAME * say_the_same(one, other)
     evidence += _VALUES * max(looks.closeness(a, b) for a, b in results[:1])
     return evidence + 0.5 if evidence >= LEAST_EVIDENCE else 0.0
-
-
-def _says_the_same(one: Call, other: Call) -> bool:
-    """Whether a function or class is called as the reference's class, or as its module by a usual other name."""
-    name, last = _letters(other.path.rpartition(".")[2]), one.path.rpartition(".")[2]
-    classes = [_letters(c) for c in (one.class_name, other.class_name) if c]
-    if name and len(name) > 2 and (name in classes[:1] or any(c.endswith(name) for c in classes)):
-        return True
-    if len(name) > 2 and classes and name in classes[0]:
-        return True
-    return bool(_roles_of(last) & _roles_of(other.path.rpartition(".")[2]))
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z]", "", name.casefold())
-
-
-def _roles_of(name: str) -> frozenset[tuple[str, ...]]:
-    return frozenset(reading[-1:] for reading in readings(name)) if name else frozenset()
 
 
 class _Looks:

@@ -87,7 +87,11 @@ class _Stage:
         """The alignment with what was found."""
         calls = match_calls(self.ours, self.theirs, self.values, self._known())
         self._equal(calls)
-        if not self._agrees():
+        agrees = self._agrees()
+        if not agrees:
+            self._instead(calls)
+        self._anywhere()
+        if not agrees:
             self._like(calls, BY_PLACE)
             self._behind(calls)
         pairs = sorted(
@@ -131,10 +135,21 @@ class _Stage:
         return list(found.values())
 
     def _equal(self, calls: Iterable[CallPair]) -> None:
-        """Pairs of equal values: inside paired calls first, the rest with what made the value."""
+        """Pairs of equal values inside paired calls."""
         for call in calls:
             for one, other in call.equal:
                 self._add(one, other, "values", SURE)
+
+    def _instead(self, calls: Iterable[CallPair]) -> None:
+        """What calls that share a value were given in place of what the reference was, although the port had it."""
+        for call in calls:
+            wrong = [(a, b) for a, b in call.instead if self.values.theirs_of(a) is not None]
+            if call.equal and not any(self._is_right(c) for c in self.around[0][call.reference]):
+                for one, other in wrong:
+                    self._add(one, other, "neighbours", BY_PLACE)
+
+    def _anywhere(self) -> None:
+        """What is left and has an equal anywhere in the port, with what made that."""
         for one in self.missing.values():
             number = self.values.theirs_of(one)
             if one.order in self.made or number is None:

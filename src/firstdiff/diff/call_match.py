@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from firstdiff.diff.call_names import say_the_same, unlike_lengths
 from firstdiff.diff.layout import candidates
 from firstdiff.diff.leaves import kind_of
 
@@ -26,6 +27,8 @@ LEAST = 0.25
 """Calls whose score is lower are not paired."""
 _UNKNOWN, _TAKEN = 0.5, 0.25
 """What two tensors of one size count when neither has an equal, and when the port's equals something else."""
+_NAME = 0.1
+"""What the same name adds to the score in the order in which pairs are chosen."""
 _SITES: tuple[Site, ...] = ("input", "output")
 
 
@@ -43,6 +46,11 @@ class CallPair:
     """Inputs and results that are equal."""
     like: tuple[tuple[Activation, Activation], ...]
     """Those of one size that are not known to be equal."""
+
+    @property
+    def instead(self) -> tuple[tuple[Activation, Activation], ...]:
+        """Those of ``like`` that are inputs: what the port's call was given in place of the reference's."""
+        return tuple((a, b) for a, b in self.like if a.key.site == "input")
 
 
 def match_calls(
@@ -77,9 +85,17 @@ def match_calls(
     return made
 
 
-def _surest(pair: CallPair) -> tuple[float, bool, int, int]:
+def _surest(pair: CallPair) -> tuple[float, bool, float, int, int]:
+    """Where values leave a choice: by index, then by name, then by how much runs inside, then in order."""
     one, other = pair.reference, pair.port
-    return -pair.score, one.indices != other.indices, one.start, other.start
+    score = pair.score + _NAME * say_the_same(one, other)
+    return (
+        -round(score, 9),
+        one.indices != other.indices,
+        round(unlike_lengths(one, other), 9),
+        one.start,
+        other.start,
+    )
 
 
 def _tokens(call: Call, values: ValueMatches) -> set[tuple[Site, int]]:
@@ -97,7 +113,7 @@ def correspondence(one: Call, other: Call, values: ValueMatches) -> CallPair:
         slots += len(left) + len(right)
         same = _same(left, right, values)
         equal += same
-        rest = _one_size(left, right, values)
+        rest = _one_size(left, right, values, other)
         like += [(a, b) for a, b, _ in rest]
         score += len(same) + sum(worth for _, _, worth in rest)
         slots -= len(same) + len(rest)
@@ -122,18 +138,32 @@ def _same(
 
 
 def _one_size(
-    left: list[Activation], right: list[Activation], values: ValueMatches
+    left: list[Activation], right: list[Activation], values: ValueMatches, call: Call
 ) -> list[tuple[Activation, Activation, float]]:
-    """Those of one size, in order, whose reference has no equal; each with what it counts."""
+    """Those of one size, in order, that are not known to be equal; each with what it counts.
+
+    The reference's has no equal, or the port had one before ``call`` and gave it something else instead.
+    """
     made = []
     for a in left:
-        if values.theirs_of(a) is not None:
+        passed_over = _passed_over(a, call, values)
+        if values.theirs_of(a) is not None and not passed_over:
             continue
-        found = next((b for b in right if fits(a, b)), None)
+        fitting = (b for b in right if fits(a, b))
+        found = next((b for b in fitting if not passed_over or values.number(b) is None), None)
         if found is not None:
             right.remove(found)
-            made.append((a, found, _UNKNOWN if values.number(found) is None else _TAKEN))
+            known = passed_over or values.number(found) is not None
+            made.append((a, found, _TAKEN if known else _UNKNOWN))
     return made
+
+
+def _passed_over(given: Activation, call: Call, values: ValueMatches) -> bool:
+    """Whether the port had the value ``given`` to the reference's call when its own ``call`` began."""
+    number = values.theirs_of(given)
+    if number is None or given.key.site != "input":
+        return False
+    return min(a.order for a in values.holders(number)) < call.start
 
 
 def fits(one: Activation, other: Activation) -> bool:
