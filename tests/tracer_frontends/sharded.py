@@ -32,15 +32,24 @@ _SPECS |= {"up_w": (None, "model"), "down_w.T": (None, "model"), "down_b": (None
 
 
 class Mesh:
-    """Two devices for data times two for the model; places weights."""
+    """Two devices for data times two for the model; places weights, and the input."""
 
     def __init__(self, way: str) -> None:
-        self.mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+        kind = AxisType.Explicit if way == "explicit" else AxisType.Auto
+        self.mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(kind,) * 2)
         self.way = way
+
+    def input(self, x):
+        """On an explicit mesh its rows are divided: the products' shardings follow from the types."""
+        if self.way != "explicit":
+            return x
+        return jax.device_put(x, NamedSharding(self.mesh, P(("data", "model"))))
 
     def __call__(self, name, value):
         if self.way == "shard_map":
             return jnp.asarray(value)
+        if self.way == "explicit":
+            return jax.device_put(value, NamedSharding(self.mesh, P()))
         spec = _SPECS[name]
         stacked = (None,) * (value.ndim - len(spec))
         return jax.device_put(value, NamedSharding(self.mesh, P(*stacked, *spec)))
@@ -51,10 +60,11 @@ def main() -> None:
     errors = {}
     for framework in FRAMEWORKS:
         for way in SHARDED_WAYS:
-            subject = importlib.import_module(f"stack_{framework}").build(way, weights, Mesh(way))
+            mesh = Mesh(way)
+            subject = importlib.import_module(f"stack_{framework}").build(way, weights, mesh)
             arrays = front_ends_for(subject.model)[0].split(subject.model).arrays
-            assert way != "sharded" or all(len(a.sharding.device_set) == 4 for a in arrays)
-            recorded = record(subject.model, subject.call, {"x": x})
+            assert way == "shard_map" or all(len(a.sharding.device_set) == 4 for a in arrays)
+            recorded = record(subject.model, subject.call, {"x": mesh.input(x)})
             errors[f"{framework} {way}"] = largest_error(recorded, subject, weights, x)
     print(json.dumps(errors))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 LAYERS, WIDTH, HIDDEN = 3, 4, 8
 WAYS = ("eager", "jit", "warm", "scan", "remat", "vmap", "cond", "steps")
-SHARDED_WAYS = ("shard_map", "sharded")
+SHARDED_WAYS = ("shard_map", "sharded", "explicit")
 FRAMEWORKS = ("linen", "nnx", "equinox", "haiku", "keras", "functions")
 
 Where = Callable[[int, str], tuple[str, int]]

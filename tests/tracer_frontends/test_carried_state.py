@@ -383,8 +383,14 @@ def test_a_change_inside_a_transformation_that_does_not_return_it_is_noted(recor
     )
 
 
-def test_a_model_that_changes_nothing_returns_nothing_more():
-    model = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
-    recording = Recording(model, lambda m, x: m(x), lambda _event: None)
-    program, _ = recording._program(recording._tracing.given(STEPS[0]))
-    assert len(program.jaxpr.jaxpr.outvars) == 1
+@pytest.mark.parametrize("lift", [lambda f: f, nnx.jit, nnx.remat], ids=["plain", "jit", "remat"])
+def test_what_a_call_does_not_change_is_no_output(lift):
+    """`nnx.jit` and `nnx.remat` return every array of the module again, changed or not."""
+
+    def outputs(model):
+        recording = Recording(model, lambda m, x: lift(lambda m, x: m(x))(m, x), lambda _e: None)
+        program, _ = recording._program(recording._tracing.given(STEPS[0]))
+        return len(program.jaxpr.jaxpr.outvars)
+
+    assert outputs(nnx.Linear(4, 4, rngs=nnx.Rngs(0))) == 1
+    assert outputs(Mean(nnx.Rngs(0))) == 1 + 2 + 2 + 1  # rows, their count, mean, variance, noise

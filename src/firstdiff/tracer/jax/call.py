@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from firstdiff.tracer.jax import compat
 from firstdiff.tracer.jax.inside import running
-from firstdiff.tracer.jax.tap import Opaque, TapKey, new_serial, scope, tap_tree
+from firstdiff.tracer.jax.nesting import base_path, entered
+from firstdiff.tracer.jax.tap import (
+    Opaque,
+    TapKey,
+    dotted,
+    new_serial,
+    note_relative,
+    scope,
+    tap_tree,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,16 +36,22 @@ def tap_call(
     front_end: str = "",
     signature: inspect.Signature | None = None,
     opaque: Opaque = lambda _value: False,
+    relative: bool = False,
 ) -> Any:
     """``function(*args, **kwargs)``, with its arguments and its result tapped. Outside a capture:
     just the call.
 
     ``signature`` names the positional arguments; it is that of the bound method, without `self`,
     and defaults to ``function``'s own. ``opaque`` tells values to leave alone (modules among the
-    arguments). Inside the call, names given to `firstdiff.tap` are relative to ``path``.
+    arguments). ``relative`` says that ``path`` begins at the framework's own root: where another framework's module
+    calls that, the name goes on from there. Inside the call, names given to `firstdiff.tap` are relative to ``path``.
     """
     if compat.capture_token() is None:
         return function(*args, **kwargs)
+    base = base_path(front_end, path, class_name) if relative else ""
+    path = dotted(base, path)
+    if base:
+        note_relative()
     key = TapKey(path, "input", "", method, class_name, front_end, new_serial())
     names = argument_names(signature or _signature(function), len(args))
     copies: list[tuple[Any, Any]] = []
@@ -47,7 +62,7 @@ def tap_call(
     args = [tapped(name, value) for name, value in zip(names, args, strict=True)]
     kwargs = {name: tapped(name, value) for name, value in kwargs.items()}
     before = [_contents(copy) for _, copy in copies]
-    with scope(path), running(key):
+    with scope(path), entered(front_end, path, base), running(key):
         result = function(*args, **kwargs)
     for (original, copy), contents in zip(copies, before, strict=True):
         _return_changes(original, copy, contents)

@@ -84,14 +84,17 @@ class Row:
     package: str
     """A model of this framework cannot exist while this is missing from `sys.modules`; "" for
     none."""
+    anywhere: bool = False
+    """Whether its taps need nothing of the model: they are installed beside any other front end, for modules
+    inside another framework's or inside plain functions."""
 
 
 FRONT_ENDS: dict[str, Row] = {
     "nnx": Row("firstdiff.tracer.jax.nnx:NnxFrontEnd", "flax.nnx"),
     "equinox": Row("firstdiff.tracer.jax.equinox:EquinoxFrontEnd", "equinox"),
     "keras": Row("firstdiff.tracer.jax.keras:KerasFrontEnd", "keras"),
-    "linen": Row("firstdiff.tracer.jax.linen:LinenFrontEnd", "flax.linen"),
-    "haiku": Row("firstdiff.tracer.jax.haiku:HaikuFrontEnd", "haiku"),
+    "linen": Row("firstdiff.tracer.jax.linen:LinenFrontEnd", "flax.linen", anywhere=True),
+    "haiku": Row("firstdiff.tracer.jax.haiku:HaikuFrontEnd", "haiku", anywhere=True),
     "functions": Row("firstdiff.tracer.jax.functions:FunctionsFrontEnd", ""),
 }
 """Most specific first: the first that handles a model also splits it. linen and haiku share
@@ -113,17 +116,22 @@ def load(name: str) -> FrontEnd:
 
 
 def front_ends_for(model: Any, framework: str | None = None) -> tuple[FrontEnd, ...]:
-    """The front ends to install for ``model``: the one named, or all that handle it. May be empty.
+    """The front ends to install for ``model``: the one named, or all that handle it, then those whose modules may
+    be called anywhere. The first one splits the model.
 
     A parameter tree alone does not tell linen from Haiku, so both are installed where both are
     imported: the one that is not used records nothing.
     """
-    if framework is not None:
+    if framework == FALLBACK:
         return (load(framework),)
     present = [
         name for name, row in FRONT_ENDS.items() if not row.package or row.package in sys.modules
     ]
-    return tuple(front for front in map(load, present) if front.handles(model))
+    fronts = {name: load(name) for name in (*filter(None, [framework]), *present)}
+    first = [name for name in fronts if framework is None and fronts[name].handles(model)]
+    anywhere = [name for name in present if FRONT_ENDS[name].anywhere]
+    names = dict.fromkeys((*filter(None, [framework]), *first, *anywhere))
+    return tuple(fronts[name] for name in names)
 
 
 def is_array(value: object) -> bool:

@@ -57,6 +57,8 @@ class HaikuFrontEnd:
 
     def modules(self, model: Any, module: Any = None) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - the protocol's parameter
         """Modules that own parameters; Haiku knows no others outside a call."""
+        if not self.handles(model):
+            return []
         trees = model if isinstance(model, tuple | list) else [model]
         names = [name for tree in trees for name in _names(tree)]
         return [(path, "") for path in dict.fromkeys(map(module_path, names))]
@@ -100,6 +102,7 @@ def _intercept(
         front_end=HaikuFrontEnd.name,
         signature=bound_signature(written) if written is not None else None,
         opaque=_is_module,
+        relative=True,
     )
 
 

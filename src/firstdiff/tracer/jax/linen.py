@@ -10,8 +10,11 @@ from typing import Any
 
 from flax import linen as nn
 
+from firstdiff.tracer.jax.bridges import is_to_linen, through_to_linen
 from firstdiff.tracer.jax.call import bound_signature, tap_call
 from firstdiff.tracer.jax.frontend import Split, is_array, is_parameter_tree, split_pytree
+from firstdiff.tracer.jax.nesting import base_path
+from firstdiff.tracer.jax.tap import dotted
 
 _SILENT = frozenset({"setup", "init", "init_with_output", "apply", "bind", "unbind", "copy"})
 """Methods that compute no activation."""
@@ -64,6 +67,12 @@ def _intercept(
     written = getattr(cls, method, None)  # a lifting transformation calls its own lambdas as well
     if method in _SILENT or written is None or module.scope is None or module.is_initializing():
         return function(*args, **kwargs)
+    if is_to_linen(module):
+        if method != "__call__":  # its attributes come through a method too
+            return function(*args, **kwargs)
+        path = ".".join(module.path)
+        path = dotted(base_path(LinenFrontEnd.name, path, ""), path)
+        return through_to_linen(function, module, args, kwargs, path)
     return tap_call(
         function,
         args,
@@ -74,6 +83,7 @@ def _intercept(
         front_end="linen",
         signature=bound_signature(written),
         opaque=_is_module,
+        relative=True,
     )
 
 

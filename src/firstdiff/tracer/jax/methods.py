@@ -13,6 +13,8 @@ Around: TypeAlias = Callable[[str, Any, Any, tuple[Any, ...], dict[str, Any]], A
 original."""
 
 _PREPARING = ("setup", "init", "reset", "build", "set_", "load", "save", "from_")
+_PATCHED = "_firstdiff_patched"
+"""On what stands in for a method, so that it is not patched again inside."""
 _NO_METHOD = (type, staticmethod, classmethod, property)
 
 
@@ -53,7 +55,7 @@ def patched(methods: Iterable[tuple[type, str]], around: Around) -> Iterator[Non
     undo: dict[tuple[type, str], Any] = {}
     try:
         for owner, name in methods:
-            if (owner, name) not in undo:
+            if (owner, name) not in undo and not hasattr(vars(owner)[name], _PATCHED):
                 undo[owner, name] = method = vars(owner)[name]
                 type.__setattr__(owner, name, _around(owner, name, method, around))
         yield
@@ -69,6 +71,7 @@ def _around(owner: type, name: str, method: Any, around: Around) -> Any:
             return method.__get__(self, type(self))(*args, **kwargs)
         return around(name, method, self, args, kwargs)
 
+    setattr(call, _PATCHED, True)
     return call
 
 

@@ -63,14 +63,25 @@ class Census:
         tree is read by linen and by Haiku, which spell it differently."""
         names = [name for name in self._lists if name in self._fronts] or list(self._lists)
         found: dict[str, str] = {}
-        for name in names:
+        for name in filter(self._names_modules, names):
             for path, class_name in self._lists[name]:
                 found[path] = found.get(path) or class_name
         return list(found.items())
 
+    def _names_modules(self, front: str) -> bool:
+        """Whether a model's tree, as ``front`` reads it, names modules: not where modules fired, and none of these.
+        A tree that holds the parameters of several models, or of another framework's modules, is of that kind."""
+        listed = {path for path, _ in self._lists[front] if path}
+        fired = {path for path in self._fired if path}
+        return not listed or not fired or bool(listed & fired)
+
     def aliases(self) -> dict[str, tuple[str, ...]]:
         """Other paths of shared modules."""
         return dict(self._aliases)
+
+    def fronts(self) -> tuple[str, ...]:
+        """The front ends that fired."""
+        return tuple(self._fronts)
 
     def front_end(self) -> str:
         """Names of the front ends that fired."""

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 
+from firstdiff.tracer.jax.bridges import bridged, is_to_nnx
 from firstdiff.tracer.jax.call import bound_signature, tap_call
 from firstdiff.tracer.jax.frontend import Split, split_pytree
 from firstdiff.tracer.jax.methods import patched, recorded_methods
+from firstdiff.tracer.jax.tap import dotted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,14 +37,12 @@ class NnxFrontEnd:
     @contextlib.contextmanager
     def installed(self, model: Any) -> Iterator[Any]:
         """Patch the classes of ``model``'s modules; yields a tagged copy with the same arrays."""
+        if not self.handles(model):
+            yield model
+            return
         copy = nnx.merge(*nnx.split(model))
-        methods: dict[tuple[type, str], None] = {}
-        for keys, module, is_alias in _places(model):
-            if not is_alias:
-                object.__setattr__(_at(copy, keys), _TAG, ".".join(keys))
-                found = recorded_methods(type(module), [nnx.Module])
-                methods.update(dict.fromkeys((owner, name) for name, (owner, _) in found.items()))
-        with patched(methods, _around):
+        paths = {keys: _at(copy, keys) for keys, _, is_alias in _places(model) if not is_alias}
+        with _tapped(paths):
             yield copy
 
     def split(self, model: Any) -> Split:
@@ -56,12 +56,18 @@ class NnxFrontEnd:
         return Split(inner.arrays, rebuild, (graph, inner.static), name=inner.name)
 
     def modules(self, model: Any, module: Any = None) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - the protocol's parameter
-        """Every module once, in the order in which attributes were set."""
-        return [
-            (".".join(keys), type(found).__name__)
-            for keys, found, is_alias in _places(model)
-            if not is_alias
-        ]
+        """Every module once, in the order in which attributes were set; linen modules behind a bridge too."""
+        found: list[tuple[str, str]] = []
+        for keys, place, is_alias in _places(model):
+            if is_alias:
+                continue
+            path = ".".join(keys)
+            if is_to_nnx(place):
+                found.append((path, type(place.to_nnx__module).__name__))
+                found.extend((owner, "") for owner in _owners(vars(place), path))
+            else:
+                found.append((path, type(place).__name__))
+        return found
 
     def aliases(self, model: Any) -> Mapping[str, tuple[str, ...]]:
         """Further attributes that hold the same module, by the first."""
@@ -75,13 +81,41 @@ class NnxFrontEnd:
         return found
 
 
+@contextlib.contextmanager
+def tapped(model: Any, path: str) -> Iterator[None]:
+    """Tap the modules of ``model``, which the capture itself let be made, under ``path`` while inside."""
+    paths = {keys: module for keys, module, is_alias in _places(model) if not is_alias}
+    with _tapped({(*filter(None, [path]), *keys): module for keys, module in paths.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def _tapped(modules: Mapping[tuple[str, ...], Any]) -> Iterator[None]:
+    """Give modules their paths, and patch their classes while inside."""
+    methods: dict[tuple[type, str], None] = {}
+    for keys, module in modules.items():
+        object.__setattr__(module, _tag(module), ".".join(keys))
+        found = recorded_methods(type(module), [nnx.Module])
+        methods.update(dict.fromkeys((owner, name) for name, (owner, _) in found.items()))
+    with patched(methods, _around):
+        yield
+
+
+def _tag(module: Any) -> str:
+    """A bridge hands all its attributes to linen but those that begin like its own."""
+    return f"to_nnx_{_TAG}" if is_to_nnx(module) else _TAG
+
+
 def _around(
     name: str, method: Any, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     bound = method.__get__(module, type(module))
-    path = vars(module).get(_TAG)
+    path = vars(module).get(_tag(module))
     if path is None:
         return bound(*args, **kwargs)
+    if is_to_nnx(module):
+        with bridged(NnxFrontEnd.name, path):
+            return bound(*args, **kwargs)
     return tap_call(
         bound,
         args,
@@ -129,6 +163,14 @@ def _children(node: Any) -> Iterator[tuple[str, Any]]:
         yield from ((str(index), value) for index, value in enumerate(node))
     elif isinstance(node, dict):
         yield from ((str(name), value) for name, value in node.items())
+
+
+def _owners(tree: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Paths of linen modules that own variables, below a bridge."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield dotted(path, name)
+            yield from _owners(value, dotted(path, name))
 
 
 def _at(model: Any, path: tuple[str, ...]) -> Any:

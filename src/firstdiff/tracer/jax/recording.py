@@ -16,6 +16,7 @@ from firstdiff.tracer.jax.plant import plan_planting
 from firstdiff.tracer.jax.run import Run, facts_of, refuse_other_branches
 from firstdiff.tracer.jax.schedule import schedule
 from firstdiff.tracer.jax.state import Returned, not_put_back
+from firstdiff.tracer.jax.strangers import notes_on_strangers
 from firstdiff.tracer.jax.streaming import refuse_several_devices
 from firstdiff.tracer.jax.tracing import Given, Inputs, Tracing
 from firstdiff.tracer.jax.wanted import slices
@@ -90,7 +91,8 @@ class Recording:
         done = program.rebuild(outputs)
         self._outputs = leaves_of(done.result)
         if self.verify and not put:
-            plain = self._tracing.plain(given, mode=self.mode, exact=self.exact)
+            kept = sorted(done.state)
+            plain = self._tracing.plain(given, mode=self.mode, exact=self.exact, kept=kept)
             self._differences.append(difference(outputs, plain))
         self._note_state(given, inputs, done)
         self._tracing.keep(given, done)
@@ -121,6 +123,7 @@ class Recording:
         """What was found. `CaptureError` when nothing was recorded: silence is never success."""
         if not self._events:
             raise CaptureError(self._census.silence(self.selection))
+        self._notes.extend(notes_on_strangers(self.call, self.model, self._census.fronts()))
         arrays = self._tracing.given({}).model.arrays
         count, dtype = parameter_facts(arrays)
         return JaxCapture(

@@ -121,9 +121,8 @@ def tap(name: str, value: T) -> T:
     if token is None:
         return value
     prefix = _scope.get()
-    marker = token[0]
-    if prefix and isinstance(marker, Capturing):
-        marker.relative = True
+    if prefix:
+        note_relative()
     path = f"{prefix}.{name}" if prefix and name else prefix or name
     return tap_tree(value, TapKey(path, "output", serial=new_serial()))
 
@@ -141,6 +140,13 @@ class Capturing:
         self.relative = False
         self.inside = inside
         """What looks into modules; None at the level of modules."""
+
+
+def note_relative() -> None:
+    """Tell the capture that a name depends on the caller's."""
+    token = compat.capture_token()
+    if token is not None and isinstance(token[0], Capturing):
+        token[0].relative = True
 
 
 def current_scope() -> str:

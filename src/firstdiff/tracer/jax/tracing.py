@@ -12,6 +12,7 @@ import numpy as np
 
 from firstdiff.tracer.jax import compat
 from firstdiff.tracer.jax.carried import Carried, Stepped
+from firstdiff.tracer.jax.forwarding import without_unchanged
 from firstdiff.tracer.jax.frontend import (
     FALLBACK,
     FrontEnd,
@@ -113,16 +114,28 @@ class Tracing:
                 return program
         return self._traced(self.fronts, given)
 
-    def plain(self, given: Given, *, mode: Mode, exact: bool) -> Sequence[Any]:
-        """Outputs without taps, run in the same mode."""
-        key = given.signature, mode, exact
+    def plain(
+        self, given: Given, *, mode: Mode, exact: bool, kept: Sequence[int] = ()
+    ) -> Sequence[Any]:
+        """Outputs without taps, run in the same mode: the result's arrays, then those of the model in the places
+        ``kept``, as the call leaves them."""
+        key = given.signature, mode, exact, tuple(kept)
         if key not in self._plain:
-            self._plain[key] = self._untapped(given, mode, exact)
+            self._plain[key] = self._untapped(given, mode, exact, kept)
         outputs: Sequence[Any] = self._plain[key](given.model.arrays, given.inputs.arrays)
         return outputs
 
-    def _untapped(self, given: Given, mode: Mode, exact: bool) -> Callable[..., Any]:
-        function = self._function(given.model, given.inputs, tapped=False)
+    def _untapped(
+        self, given: Given, mode: Mode, exact: bool, kept: Sequence[int]
+    ) -> Callable[..., Any]:
+        whole = self._function(given.model, given.inputs, tapped=False)
+
+        def function(parameters: list[Any], arrays: list[Any]) -> tuple[Any, list[Any]]:
+            done = whole(parameters, arrays)
+            return done.result, [
+                done.state[place] if place in done.state else parameters[place] for place in kept
+            ]
+
         if mode == "eager":
             program = read_program(function, given.model.arrays, given.inputs.arrays)
             run = executable(program, Wanted(()), mode="eager")
@@ -159,13 +172,14 @@ class Tracing:
                 stack.enter_context(inside.watcher)
                 self.functions = inside.watcher.definitions.places
             stack.enter_context(users_code("calling the model failed"))
-            return read_program(
+            program = read_program(
                 function,
                 given.model.arrays,
                 given.inputs.arrays,
                 max_iterations=self.max_iterations,
                 equations=inside.module_of if inside and inside.level == "op" else None,
             )
+            return without_unchanged(program)
 
     def _function(self, split: Split, fed: Split, *, tapped: bool) -> Callable[..., Returned]:
         """The call as a function of arrays, which gives its result and what it changed in the model."""
