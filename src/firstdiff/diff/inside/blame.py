@@ -44,6 +44,8 @@ class Half:
     """Every value of the module on this side."""
     ops: tuple[Activation, ...] = ()
     """Results of single operations, where they were recorded."""
+    given: frozenset[int] = frozenset()
+    """Checksums of what the module was given: made elsewhere, so no fault of its own code."""
 
 
 def blame(own: Half, other: Half, result: Activation) -> Blame:
@@ -114,7 +116,8 @@ def _wrong_argument(call: FunctionCall, own: Half, other: Half) -> Activation | 
         c for c in walk(other.calls) if c.name.rpartition(".")[2] == call.name.rpartition(".")[2]
     ]
     for place, argument in enumerate(call.tensors):
-        if other.ops and not other.values.has(own.trace, argument):
+        made = argument.digest is None or argument.digest.checksum not in own.given
+        if other.ops and made and not other.values.has(own.trace, argument):
             return argument
         roles = [role for c in namesakes for role in _roles(c, argument, place)]
         if roles and not any(other.values.same(own.trace, argument, role) for role in roles):

@@ -104,7 +104,12 @@ def _half(scope: Scope, tolerance: float, padding: np.ndarray | None) -> Half:
     inner = scope.inner
     values = Values(scope.trace, (*scope.around, *inner), tolerance, padding)
     ops = tuple(a for a in inner if a.key.level == "op")
-    return Half(scope.trace, calls_of(inner), values, ops)
+    given = frozenset(
+        a.digest.checksum
+        for a in scope.around
+        if a.digest is not None and a.key.site == "input" and a.key.path in scope.paths
+    )
+    return Half(scope.trace, calls_of(inner), values, ops, given)
 
 
 def _equal(ours: Half, theirs: Half, handed: Handed) -> bool:
@@ -209,9 +214,5 @@ def parent(path: str) -> str | None:
     """The module around ``path``; a member of a list lies directly in what holds the list."""
     if not path:
         return None
-    parts = path.split(".")[:-1]
-    while parts and parts[-1].isdigit():
-        parts.pop()
-    if path.rpartition(".")[2].isdigit() and parts:
-        parts.pop()
-    return ".".join(parts)
+    around, _, last = path.rpartition(".")
+    return around.rpartition(".")[0] if last.isdigit() else around

@@ -82,9 +82,7 @@ class Values:
         if unit_roundoff(activation.dtype) == 0 or unit_roundoff(own.dtype) == 0:
             return bool(np.array_equal(ours, theirs)) or self._alike_masks(trace, activation, own)
         if _filled(ours) or _filled(theirs):
-            return self._alike_masks(trace, activation, own) or self._close(
-                *_without_fill(ours, theirs)
-            )
+            return self._alike_masks(trace, activation, own) or self._alike_scores(ours, theirs)
         return self._close(ours, theirs)
 
     def _has(self, trace: Trace, activation: Activation) -> bool:
@@ -108,16 +106,27 @@ class Values:
         theirs = truth(Side(self.trace.stored(own), own.dtype))
         if seen is None or theirs is None or seen.all() or not seen.any():
             return False
-        return bool(np.array_equal(seen.reshape(-1), theirs.reshape(-1)))
+        differ = seen != theirs.reshape(seen.shape)
+        valid = valid_elements(seen.shape, self.padding)
+        return not bool(np.any(differ if valid is None else differ & valid))
+
+    def _alike_scores(self, ours: np.ndarray, theirs: np.ndarray) -> bool:
+        """Whether both hide the same tokens, and hold equal scores elsewhere."""
+        hidden, other = ours < -_FILL, theirs < -_FILL
+        valid = valid_elements(ours.shape, self.padding)
+        differ = hidden != other
+        if np.any(differ if valid is None else differ & valid):
+            return False
+        return self._close(np.where(hidden | other, 0, ours), np.where(hidden | other, 0, theirs))
 
     def _close(self, ours: np.ndarray, theirs: np.ndarray) -> bool:
+        finite = np.isfinite(ours)
+        if not np.array_equal(finite, np.isfinite(theirs)):
+            return False  # at padded tokens too: they reach the others one layer later
         valid = valid_elements(ours.shape, self.padding)
         if valid is not None:
             use = np.broadcast_to(valid, ours.shape)
-            ours, theirs = ours[use], theirs[use]
-        finite = np.isfinite(ours)
-        if not np.array_equal(finite, np.isfinite(theirs)):
-            return False
+            ours, theirs, finite = ours[use], theirs[use], finite[use]
         ours, theirs = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
         return bool(np.linalg.norm(ours - theirs) <= self.tolerance * np.linalg.norm(ours))
 
@@ -129,9 +138,3 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _filled(numbers: np.ndarray) -> bool:
     """Whether a mask's fill is among the numbers."""
     return numbers.dtype.kind == "f" and bool((numbers < -_FILL).any())
-
-
-def _without_fill(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both with 0 where the first hides a token; infinite where only one of them does."""
-    hidden, other = ours < -_FILL, theirs < -_FILL
-    return np.where(hidden, 0, ours), np.where(hidden & other, 0, np.where(other, np.inf, theirs))
