@@ -121,13 +121,16 @@ def test_a_capture_of_digests_has_no_local_floors(tmp_path: Path, torch_model: S
         assert not [name for name in trace.tables if "local" in name]
 
 
-def test_a_model_without_float64_costs_its_floor_and_leaves_a_note(tmp_path: Path) -> None:
+def test_one_precision_up_stands_for_a_float64_that_a_model_refuses(tmp_path: Path) -> None:
     path = tmp_path / "only.h5"
     subject = Subject(model=Float32Only())
-    done = record(subject, path, inputs={"x": np.ones((2, 4), np.float32)}, floor=("bfloat16",))
+    inputs = {"x": np.ones((2, 4), np.float32)}
+    done = record(subject, path, inputs=inputs, floor=("float32", "bfloat16"))
     assert any("no float64 run with given values" in note for note in done.header.notes)
+    assert done.header.extra["floors"]["bfloat16"]["local"] == "float32"
     with open_trace(path) as trace:
-        assert not [name for name in trace.tables if "local" in name]
+        assert "floor/local/bfloat16" in trace.tables
+        assert "floor/local/float32" not in trace.tables  # its truth would be no finer
 
 
 def test_spreads_by_whole_row_and_column() -> None:

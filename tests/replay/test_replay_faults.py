@@ -5,11 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import torch
 
 from firstdiff.models.faults import FAULTS, Fault, find
+from firstdiff.models.subject import Subject
+from firstdiff.recording import as_subject, record
+from firstdiff.replaying import replay_port, replay_reference
 
 if TYPE_CHECKING:
     from firstdiff.diff.replayed import Replay
@@ -126,6 +132,9 @@ def test_a_right_port_raises_no_alarm(
         ("linen", "padding_ignored", {"scan": True}),
         ("nnx", "gelu_for_silu", {}),
         ("equinox", "gelu_for_silu", {}),
+        ("haiku", "gelu_for_silu", {}),
+        ("haiku", "rotary_interleaved", {"scan": True}),
+        ("function", "gelu_for_silu", {}),
     ],
 )
 def test_replay_works_in_other_frameworks_and_through_scan(
@@ -201,3 +210,41 @@ def test_only_and_from_choose_what_is_judged(ported: Callable[..., Any]) -> None
     assert all("layers.0" not in row.row.name for row in later.rows)
     with pytest.raises(OptionError, match=r"--only decoder\.\*: no aligned activation"):
         run.backward(judged=Judged(only="decoder.*"))
+
+
+class Stubborn(torch.nn.Module):
+    """Like a custom kernel: refuses float64. ``factor`` 1 is right."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = torch.nn.Linear(16, 16), torch.nn.Linear(16, 16)
+        self.act, self.factor = torch.nn.Tanh(), factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype == torch.float64:
+            raise NotImplementedError("no kernel for double")
+        hidden = self.act(self.first(x.to(self.first.weight.dtype)))
+        return self.second(hidden * self.factor)
+
+
+def test_replay_where_float64_is_refused(tmp_path: Path) -> None:
+    inputs = {"x": np.random.default_rng(0).normal(size=(8, 32, 16)).astype(np.float32)}
+    reference = Subject(model=Stubborn())
+    titles_of = {}
+    for factor in (1.0, 1.5):
+        path = tmp_path / f"{factor}.h5"
+        record(Subject(model=Stubborn(factor).bfloat16()), path, inputs=inputs, floor=())
+        titles_of[factor] = titles(replay_reference(reference, path))
+    assert titles_of == {1.0: [], 1.5: ["glue in the model, between act and second"]}
+
+
+def test_one_attention_implementation_against_another(
+    reference: Path, checkpoint: Path, torch_model: Subject, tmp_path: Path
+) -> None:
+    other = as_subject(f"hf:{checkpoint}", attn_implementation="sdpa")
+    path = tmp_path / "sdpa.h5"
+    record(other, path, inputs=reference, floor=(), verify=False)
+    for found in (replay_reference(torch_model, path), replay_port(reference, other)):
+        assert found.faults == ()
+        assert len(found.rows) > 70

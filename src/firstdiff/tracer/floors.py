@@ -67,7 +67,7 @@ def record_all_floors(
             own=own if whole else None, increments=found.increments, stages=stages,
         )  # fmt: skip
     described = {
-        d: floors.get(d, {}) | ({"local": "float64"} if d in found.dtypes else {})
+        d: floors.get(d, {}) | ({"local": found.golden} if d in found.dtypes else {})
         for d in {**floors, **dict.fromkeys(found.dtypes)}
     }
     return described, (*notes, *found.notes)

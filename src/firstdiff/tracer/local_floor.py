@@ -27,7 +27,7 @@ from firstdiff.tracer.state import untouched
 from firstdiff.tracer.switches import model_dtype
 from firstdiff.tracer.torch import EVERYTHING, Call, pristine, run
 from firstdiff.traces import Header, Trace, TraceWriter, open_trace
-from firstdiff.traces.dtypes import widen
+from firstdiff.traces.dtypes import unit_roundoff, widen
 from firstdiff.traces.errors import FirstdiffError
 from firstdiff.traces.padding import valid_elements
 from firstdiff.traces.spread import CONDITIONING, Spread, error_spread, names, no_error, to_tables
@@ -46,7 +46,7 @@ class ForcedRuns:
     """A reference run with values forced in, in several precisions."""
 
     truth: Trace
-    """What the float64 run computed at each tap before the value there was forced; exact kinds as well."""
+    """What the golden run computed at each tap before the value there was forced; exact kinds as well."""
     native: dict[str, dict[Key, Spread]] = field(default_factory=dict)
     """Spread of (run in dtype - truth), by dtype."""
     conditioning: dict[Key, Spread] = field(default_factory=dict)
@@ -57,6 +57,8 @@ class ForcedRuns:
     """What could not be run, for people."""
     increments: Increments | None = None
     """Linear layers by what moved since; None where the forced values are not the model's own."""
+    golden: str = "float64"
+    """Precision of the truth: float64, or float32 where an operation refuses that."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def forced_runs(
     own: Trace | None = None,
     stages: Stages | None = None,
 ) -> Iterator[ForcedRuns | str]:
-    """Run ``reference`` forced: float64, each of ``dtypes``, float64 perturbed; or why that cannot be.
+    """Run ``reference`` forced: float64, each of ``dtypes``, float64 perturbed; or why that cannot be. Where an
+    operation refuses float64, float32 stands for it, for coarser dtypes.
 
     Costs two float64 forward passes and one for each dtype; eight bytes for each recorded element in
     ``scratch_dir``. ``own`` is the trace whose values are forced, where the model itself made them: then they are
@@ -137,19 +140,32 @@ def forced_runs(
             writers.append(stack.enter_context(writer))
             return _both(native, _writer(writer, native.given))
 
-        with stages.stage("float64 on the recorded values") as watched:
-            forced = reference.run("float64", lambda: watched(begin()))
-            if not isinstance(forced, str):
-                writers[-1].finish()
+        failures: list[str] = []
+        forced: frozenset[Key] | str = ""
+        for golden in _goldens(dtypes):
+            with stages.stage(f"{golden} on the recorded values") as watched:
+                forced = reference.run(golden, lambda to=watched: to(begin()))  # type: ignore[misc]  # mypy cannot infer defaults
+                if not isinstance(forced, str):
+                    writers[-1].finish()
+                    break
+            failures.append(f"no {golden} run with given values: {forced}")
         if isinstance(forced, str):
-            yield f"no float64 run with given values: {forced}"
+            yield "; ".join(failures)
             return
         with open_trace(path) as truth:
             increments = (
-                Increments(reference.model, Base(own, truth, forced)) if own is not None else None
+                Increments(reference.model, Base(own, truth, forced))
+                if own is not None and golden == "float64"
+                else None
             )
-            runs = _measured(reference, truth, forced, dtypes, stages, native, increments)
-            yield replace(runs, increments=increments)
+            runs = _measured(reference, truth, forced, dtypes, golden, stages, native, increments)
+            yield replace(runs, increments=increments, notes=(*failures, *runs.notes))
+
+
+def _goldens(dtypes: Sequence[str]) -> tuple[str, ...]:
+    """Precisions of the truth to try: float64, else one precision above the coarser dtypes."""
+    coarse = any(unit_roundoff(dtype) > unit_roundoff("float32") for dtype in dtypes)
+    return ("float64", "float32") if coarse else ("float64",)
 
 
 def _measured(
@@ -157,6 +173,7 @@ def _measured(
     truth: Trace,
     forced: frozenset[Key],
     dtypes: Sequence[str],
+    golden: str,
     stages: Stages,
     native_run: _OwnRun,
     increments: Increments | None,
@@ -165,7 +182,9 @@ def _measured(
     native: dict[str, dict[Key, Spread]] = {}
     for dtype in dict.fromkeys(dtypes):
         found: dict[Key, Spread] | str
-        if native_run.own is not None and dtype == model_dtype(reference.model):
+        if unit_roundoff(dtype) <= unit_roundoff(golden):
+            found = f"its truth, {golden}, is no finer"
+        elif native_run.own is not None and dtype == model_dtype(reference.model):
             found = native_run.found
         else:
             with stages.stage(f"{dtype} on the recorded values") as watched:
@@ -175,13 +194,13 @@ def _measured(
             notes.append(f"no local floor of {dtype}: {found}")
         else:
             native[dtype] = found
-    with stages.stage("float64 on perturbed values") as watched:
+    with stages.stage(f"{golden} on perturbed values") as watched:
         begin = _sinks(truth, mask, native_run, watched)
-        moved = _spread(reference, "float64", begin, perturb=True, increments=increments)
+        moved = _spread(reference, golden, begin, perturb=True, increments=increments)
     if isinstance(moved, str):
         notes.append(f"conditioning is not known: {moved}")
         moved = {}
-    return ForcedRuns(truth, native, moved, forced, tuple(notes))
+    return ForcedRuns(truth, native, moved, forced, tuple(notes), golden=golden)
 
 
 def _sinks(
@@ -329,7 +348,7 @@ def local_floors(
             }
             for table, rows in zip(names(name), to_tables(by_order), strict=True):
                 writer.write_table(table, rows)
-        yield LocalFloors(tuple(runs.native), runs.notes, runs.increments)
+        yield LocalFloors(tuple(runs.native), runs.notes, runs.increments, runs.golden)
 
 
 @dataclass(frozen=True)
@@ -342,6 +361,8 @@ class LocalFloors:
     """What is missing, for people."""
     increments: Increments | None = None
     """For further float64 runs of the same model on the same inputs."""
+    golden: str = "float64"
+    """Precision of the truth."""
 
 
 def _first_seen(trace: Trace) -> set[Key]:
