@@ -67,5 +67,6 @@ def print_result(title: str, result: Diff, framework: str) -> None:
     """One port's verdict under a heading of its own."""
     from firstdiff.diff.report.text import print_diff
 
-    typer.echo(f"\nA {framework} port of it: {title}\n")
+    article = "An" if framework in ("nnx", "equinox") else "A"
+    typer.echo(f"\n{article} {framework} port of it: {title}\n")
     print_diff(result)
