@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from firstdiff.diff.explain import Explanation
+    from firstdiff.diff.explain import Explanation, Suspicion
     from firstdiff.diff.generation import Generation
     from firstdiff.diff.hidden import Hidden
     from firstdiff.diff.inputs import InputCheck
@@ -95,6 +95,9 @@ class Diff:
     """What these inputs and weights cannot reveal, agreement or not."""
     hidden: Hidden | None = None
     """The size of fault that lies below the floor of this comparison; None where every value is equal."""
+    suspicion: Suspicion | None = None
+    """A mistake below the floor of bfloat16 or float16, known by its pattern, ahead of any divergence. It is a reason
+    to repeat in float32, and changes no exit code."""
     weights: str = ""
     """Result of the comparison of the weights in a few words, when one was made."""
     audit: Weighed | None = None

@@ -13,7 +13,7 @@ from firstdiff.diff.align import DEFAULT_MATCHERS, Alignment, Unmatched, align
 from firstdiff.diff.by_value import names_say_little, with_values
 from firstdiff.diff.compare import Comparison
 from firstdiff.diff.coverage import agreement, coverage_notes
-from firstdiff.diff.explain import explain
+from firstdiff.diff.explain import explain, find_faint
 from firstdiff.diff.floor import Floors, coarser, run_dtype
 from firstdiff.diff.generation import generation, last_common_step, up_to
 from firstdiff.diff.granularity import with_parts
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str] | Trace
 _FLOOR_TABLE = "floor/free/"
+_TRIPS = (ArithmeticError, AssertionError, LookupError, MemoryError, TypeError, ValueError)
+"""A hypothesis that trips over a model it was not made for must not cost the verdict."""
 _COMPILE_FROM = 64 << 20
 """Bytes to read from which the compiled kernel pays for being loaded."""
 
@@ -122,24 +124,38 @@ def _compared(
         finding = _with_pattern(finding, rows, comparison)
     result = _result(ours, theirs, inputs, comparison, alignment, rows, finding)
     result = replace(result, generation=generation(rows, ours, theirs, stopped))
+    result = _with_suspicion(result, comparison, progress)
     if finding is None:
         return result
     progress("explaining")
     try:
         explanation = explain(ours, theirs, rows, finding, padding=comparison.padding)
-    except (
-        ArithmeticError,
-        AssertionError,
-        LookupError,
-        MemoryError,
-        TypeError,
-        ValueError,
-    ) as error:
-        # A hypothesis that trips over a model it was not made for must not cost the verdict.
+    except _TRIPS as error:
         failed = f"no explanation: looking for one failed ({type(error).__name__}: {error})"
         return replace(result, notes=(*result.notes, failed))
     cause = explanation.sentence if explanation is not None and explanation.cause else ""
     return replace(result, explanation=explanation, cause=cause)
+
+
+def _with_suspicion(result: Diff, comparison: Comparison, progress: Callable[[str], None]) -> Diff:
+    """``result`` with the mistake whose pattern lies below a floor coarser than float32's, ahead of what diverges."""
+    if not is_narrow(comparison.floors.dtype):
+        return result
+    progress("looking below the floor")
+    end = None if result.finding is None else result.finding.order
+    rows = [row for row in result.rows if end is None or _before(row, end)]
+    try:
+        found = find_faint(comparison.reference, comparison.port, rows, comparison.padding)
+    except _TRIPS as error:
+        failed = f"nothing was looked for below the floor ({type(error).__name__}: {error})"
+        return replace(result, notes=(*result.notes, failed))
+    if found is None or result.finding is not None:
+        return replace(result, suspicion=found)
+    return replace(result, suspicion=found, summary=found.sentence)
+
+
+def _before(row: Row, order: int) -> bool:
+    return row.side != "port" and row.activation.order < order
 
 
 def _open(source: Source, stack: ExitStack) -> Trace:
@@ -158,7 +174,7 @@ def _check_alignment(alignment: Alignment, reference: Trace, port: Trace) -> Non
 
 def _comparison(reference: Trace, port: Trace, compiled: bool | None) -> Comparison:
     dtype = coarser(run_dtype(reference.activations), run_dtype(port.activations))
-    floors = Floors(reference.activations, dtype, reference.table(f"{_FLOOR_TABLE}{dtype}"))
+    floors = Floors.of_trace(reference, dtype)
     size = sum(
         a.place.nbytes for t in (reference, port) for a in t.activations if a.place is not None
     )

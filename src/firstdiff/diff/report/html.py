@@ -24,6 +24,7 @@ _STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --warn: #9a6700; --fail: #cf222e; --quiet: #6e7781; --line: #8884; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h1.agree { color: var(--ok); } h1.diverge { color: var(--fail); }
+h1.doubt { color: var(--warn); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-family: ui-monospace, monospace;
   font-size: 13px; } dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 p.warning { color: var(--warn); } p.quiet { color: var(--quiet); }
@@ -49,7 +50,7 @@ def write_html(result: Diff, path: str | Path) -> Path:
 
 
 def _page(result: Diff) -> Iterator[str]:
-    state = "diverge" if result.exit_code else "agree"
+    state = "diverge" if result.exit_code else "agree" if result.suspicion is None else "doubt"
     yield "<!doctype html><html lang=en><meta charset=utf-8>"
     yield "<meta name=viewport content='width=device-width, initial-scale=1'>"
     yield f"<title>firstdiff: {escape(result.summary)}</title><style>{_STYLE}</style>"
@@ -79,6 +80,8 @@ def _paragraphs(result: Diff) -> Iterator[str]:
         yield f"<p>Function by function: <code>{escape(result.next_step)}</code></p>"
     if finding is None and result.hidden is not None and result.hidden.sentence:
         yield f"<p class=warning>{escape(result.hidden.sentence)}</p>"
+    if finding is not None and result.suspicion is not None:
+        yield f"<p class=warning>{escape(result.suspicion.sentence)}</p>"
     for warning in result.warnings:
         yield f"<p class=warning>{escape(warning.sentence)}</p>"
 

@@ -131,12 +131,15 @@ def _worst(found: Measurement) -> str:
 def _paragraphs(result: Diff) -> Iterator[Text]:
     """What is said below the rows."""
     yield from (Text(f"Warning: {warning.sentence}", "yellow") for warning in result.warnings)
-    style = "bold red" if result.finding is not None else "bold green"
+    open_question = "bold yellow" if result.suspicion is not None else "bold green"
+    style = "bold red" if result.finding is not None else open_question
     yield Text(result.summary, style)
     if result.finding is not None:
         yield from _finding(result)
     elif result.hidden is not None and result.hidden.sentence:
         yield Text(result.hidden.sentence, "yellow")
+    if result.finding is not None and result.suspicion is not None:
+        yield Text(result.suspicion.sentence, "yellow")
     if result.cause:
         yield Text(f"Likely cause: {result.cause}")
     elif result.explanation is not None:
