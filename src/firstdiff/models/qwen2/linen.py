@@ -181,6 +181,7 @@ class Qwen2ForCausalLM(nn.Module):
             written = self.get_variable("cache", "written")
             self.put_variable("cache", "written", written + input_ids.shape[-1])
             position_ids = ops.cached_position_ids(position_ids, input_ids, written)
+            assert attention_mask is not None, "a step is given a mask over the whole cache"
             mask = ops.cached_mask(input_ids, attention_mask, written, self.dtype)
         else:
             if position_ids is None:
