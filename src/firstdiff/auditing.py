@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from firstdiff.feeding import choose_inputs, fit_inputs
+from firstdiff.inputs import trace_inputs
+from firstdiff.recorders import record_jax, recorder_for
 from firstdiff.traces import open_trace
-from firstdiff.traces.errors import OptionError
+from firstdiff.traces.errors import FirstdiffError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.weights.audit import Audit
     from firstdiff.diff.weights.match import Side
     from firstdiff.diff.weights.modulemap import ModuleMap
+    from firstdiff.inputs import Inputs
     from firstdiff.models.subject import Subject
     from firstdiff.traces.parameters import Parameter
 
@@ -56,7 +60,11 @@ class _Loaded:
     """Its modules as (path, class), in the order in which they run where that is known; () when nothing tells."""
 
 
-def _load(source: str | Path | Subject | Sequence[Parameter], framework: str | None) -> _Loaded:
+def _load(
+    source: str | Path | Subject | Sequence[Parameter],
+    framework: str | None,
+    inputs: Inputs | None = None,
+) -> _Loaded:
     from firstdiff.models.loading import load_subject
     from firstdiff.models.parameters import modules_of, parameters_of
     from firstdiff.models.subject import Subject
@@ -65,8 +73,29 @@ def _load(source: str | Path | Subject | Sequence[Parameter], framework: str | N
         return _of_trace(Path(source))
     if isinstance(source, str) and ":" in source and not Path(source).exists():
         source = load_subject(source, framework=framework)
-    modules = modules_of(source) if isinstance(source, Subject) else ()
+    modules = modules_of(source, _given(source, inputs)) if isinstance(source, Subject) else ()
     return _Loaded(parameters_of(source), modules)
+
+
+def _given(subject: Subject, inputs: Inputs | None) -> dict[str, Any] | None:
+    """Inputs for tracing a JAX ``subject``: those of the other side's trace, or its own."""
+    if recorder_for(subject) is not record_jax or not (inputs or subject.inputs):
+        return None
+    from firstdiff.tracer.jax.inputs import jax_input
+
+    try:
+        fitted, _ = fit_inputs(subject, inputs or choose_inputs(subject, None, None, None, None))
+    except FirstdiffError:
+        return None
+    return {name: jax_input(tensor.value, tensor.dtype) for name, tensor in fitted.items()}
+
+
+def _inputs_of(source: object) -> Inputs | None:
+    """The inputs that a trace was made with; None for anything else."""
+    if not isinstance(source, str | Path) or not _is_trace(Path(source)):
+        return None
+    with open_trace(source) as trace:
+        return trace_inputs(trace)
 
 
 def _is_trace(path: Path) -> bool:
@@ -98,8 +127,9 @@ def map_modules(
 ) -> ModuleMap:
     """Which module of ``port`` is which of ``reference``: by equal weights, whatever the names, then around those.
 
-    Both sides are as for `weights`. Modules without parameters are mapped where a side tells of them: traces do, in the
-    order in which they run, and PyTorch modules.
+    Both sides are as for `weights`. Modules without parameters are mapped where a side tells of them: traces, in the
+    order in which they run, PyTorch, NNX, Equinox and Keras models, and whatever runs in JAX where one side is a trace,
+    which holds inputs, or the subject has inputs of its own.
 
     Raises:
         OptionError, SubjectError, TraceError: as `weights` does.
@@ -107,7 +137,8 @@ def map_modules(
     from firstdiff.diff.weights.mapbuilder import module_map
     from firstdiff.diff.weights.search import search
 
-    ours, theirs = _load(reference, None), _load(port, framework)
+    given = _inputs_of(reference) or _inputs_of(port)
+    ours, theirs = _load(reference, None, given), _load(port, framework, given)
     progress("looking for equal weights")
     found = search(*(loaded.side for loaded in (ours, theirs)))
     progress("mapping modules")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from firstdiff.models.checkpoint_files import checkpoint_parameters, is_checkpoint
 from firstdiff.models.subject import Subject
-from firstdiff.traces.errors import OptionError, SubjectError
+from firstdiff.traces.errors import FirstdiffError, OptionError, SubjectError
 from firstdiff.traces.parameters import Parameter
 
 Extract = Callable[[Any], Sequence[Parameter]]
@@ -62,13 +62,50 @@ def subject_parameters(subject: Subject) -> tuple[Parameter, ...]:
     )
 
 
-def modules_of(subject: Subject) -> tuple[tuple[str, str], ...]:
-    """(path, class name) of every module of a PyTorch subject, in its own order; () for other frameworks."""
+def modules_of(
+    subject: Subject, inputs: Mapping[str, Any] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """(path, class name) of every module of a subject, in its own order.
+
+    With ``inputs``, JAX arrays by keyword, those of a JAX model that run, in that order: linen and Haiku know modules
+    without parameters only while they run. The model is traced for it, not run.
+    """
     named = getattr(subject.model, "named_modules", None)
-    if "torch" not in sys.modules or named is None:
+    if "torch" in sys.modules and named is not None:
+        return tuple(
+            (path, type(module).__name__)
+            for path, module in named()
+            if type(module).__name__ != "ModuleList"
+        )
+    return _traced_modules(subject, inputs) or _listed_modules(subject)
+
+
+def _traced_modules(
+    subject: Subject, inputs: Mapping[str, Any] | None
+) -> tuple[tuple[str, str], ...]:
+    if not inputs or subject.framework == "torch":
         return ()
-    return tuple(
-        (path, type(module).__name__)
-        for path, module in named()
-        if type(module).__name__ != "ModuleList"
-    )
+    from firstdiff.tracer.jax.listing import list_activations
+
+    try:
+        found = list_activations(
+            subject.model,
+            subject.call,
+            inputs,
+            framework=subject.framework,
+            module=subject.module,
+        )
+    except FirstdiffError:  # these inputs are not for this model; its own list will do
+        return ()
+    return tuple({a.key.path: (a.key.path, a.class_name) for a in reversed(found)}.values())[::-1]
+
+
+def _listed_modules(subject: Subject) -> tuple[tuple[str, str], ...]:
+    if "jax" not in sys.modules:
+        return ()
+    from firstdiff.tracer.jax.frontend import FALLBACK, front_ends_for
+
+    for front in front_ends_for(subject.model, subject.framework):
+        if front.name != FALLBACK and front.handles(subject.model):
+            return tuple(front.modules(subject.model, subject.module))
+    return ()

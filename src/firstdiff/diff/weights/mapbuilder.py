@@ -52,6 +52,7 @@ class _Builder:
         self.pairs: dict[str, MapPair] = {}
         self.taken: dict[str, str] = {}
         self.parts: list[MapPair] = []
+        self.homes: dict[str, list[str]] = {}
         self.owners = (
             {
                 name.rpartition(".")[0]
@@ -91,6 +92,24 @@ class _Builder:
             self.add("", "", "contents")
         inner = [p for p in rest[0] if p], [p for p in rest[1] if p]
         self._best(*inner, "contents")
+        self._wrap(ours, theirs)
+
+    def _wrap(self, ours: list[str], theirs: list[str]) -> None:
+        """Wrappers that one side lacks: what runs in `model` runs in the other side's root."""
+        whole = next(
+            ((p, self.pairs[p].port) for p in ours if p in self.pairs and not self._owned(p)), None
+        )
+        if whole is None:
+            return
+        for path in ours:
+            if path not in self.pairs and not self._owned(path):
+                self.homes.setdefault(path, []).append(whole[1])
+        for path in theirs:
+            if path not in self.taken and path not in self.owners[1]:
+                self.homes.setdefault(whole[0], []).append(path)
+
+    def _owned(self, path: str) -> bool:
+        return path in self.owners[0]
 
     def _owns(self, path: str) -> bool:
         """Whether a module of the port has parameters of its own; a layer of a stack has its slices of them."""
@@ -167,7 +186,8 @@ class _Builder:
         )
         for home, children in ours.items():
             pair = self.pairs.get(home)
-            others = theirs.get(pair.port, []) if pair is not None else []
+            there = [*([pair.port] if pair is not None else []), *self.homes.get(home, ())]
+            others = [other for place in there for other in theirs.get(place, [])]
             choices = {one: [other for other in others if same(one, other)] for one in children}
             for one, found in choices.items():
                 rivals = [

@@ -45,7 +45,7 @@ class KerasFrontEnd:
         """Patch `Layer.__call__` and further public methods of the user's layers, while inside."""
         paths: dict[int, str] = {}
         methods: dict[tuple[type, str], None] = {(keras.Layer, "stateless_call"): None}
-        for path, layer, is_alias in _places(model):
+        for path, layer, is_alias in layer_places(model):
             if not is_alias:
                 paths[id(layer)] = path
                 methods.update(dict.fromkeys(_methods(type(layer))))
@@ -97,14 +97,14 @@ class KerasFrontEnd:
     def modules(self, model: Any, module: Any = None) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - the protocol's parameter
         """Every layer once, in the order in which owners hold them."""
         return [
-            (path, type(layer).__name__) for path, layer, is_alias in _places(model) if not is_alias
+            (path, type(layer).__name__) for path, layer, is_alias in layer_places(model) if not is_alias
         ]
 
     def aliases(self, model: Any) -> Mapping[str, tuple[str, ...]]:
         """Further places of a shared layer, by the first."""
         first: dict[int, str] = {}
         found: dict[str, tuple[str, ...]] = {}
-        for path, layer, is_alias in _places(model):
+        for path, layer, is_alias in layer_places(model):
             recorded = first.setdefault(id(layer), path)
             if is_alias:
                 found[recorded] = (*found.get(recorded, ()), path)
@@ -172,7 +172,7 @@ def _is_layer(value: object) -> bool:
     return isinstance(value, keras.Layer)
 
 
-def _places(model: Any) -> Iterator[tuple[str, Any, bool]]:
+def layer_places(model: Any) -> Iterator[tuple[str, Any, bool]]:
     """(dotted path, layer, whether it was seen before under another path), owners first."""
     return _walk(model, (), set())
 
