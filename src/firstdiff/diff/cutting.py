@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,18 +50,25 @@ class Fitted:
 
 
 def fit(
-    whole: Side, members: Sequence[Member], limit: float, usual: Slicing | None = None
+    whole: Side,
+    members: Sequence[Member],
+    limit: float,
+    usual: Slicing | None = None,
+    *,
+    ordered: bool = False,
 ) -> Fitted | None:
     """Choose among all slicings of ``whole``; None when none fits the shapes.
 
     ``limit`` is a relative L2: a member within it agrees. ``usual`` is tried first, and kept if it fits: the way of
-    the other layers.
+    the other layers. ``ordered`` members are numbered: they lie in their own order, or they are wrong.
     """
     trial = _Trial(whole, members)
     sizes = [int(np.prod(member.side.stored.shape)) for member in members]
-    ways = slicings(whole.stored.shape, sizes)
+    ways = islice(slicings(whole.stored.shape, sizes, ordered=ordered), _MOST_TRIED)
+    if usual is not None and _applies(usual, whole, sizes):
+        ways = chain([usual], ways)
     best: tuple[Slicing, tuple[float, ...]] | None = None
-    for way in [*([usual] if usual is not None else []), *islice(ways, _MOST_TRIED)]:
+    for way in ways:
         errors = trial.errors(way)
         if max(errors) <= limit:
             return Fitted(way, errors, ("",) * len(members))
@@ -73,6 +81,12 @@ def fit(
         for number, error in enumerate(best[1])
     ]
     return Fitted(*best, tuple(others))
+
+
+def _applies(way: Slicing, whole: Side, sizes: Sequence[int]) -> bool:
+    """Whether ``way``, found for another layer, has the same sizes."""
+    size = prod(way.cuts[0].read)
+    return size == whole.stored.size and [prod(cut.shape) for cut in way.cuts] == list(sizes)
 
 
 def _total(errors: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ By weights, by what families call them, else by size alone; whether they do is d
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -41,6 +41,8 @@ class Fusion:
     """Where the fused one is."""
     evidence: Evidence
     """What it rests on; `values` needs agreement of the elements."""
+    ordered: bool = False
+    """Whether the members are numbered: they lie in that order, or they are wrong."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,18 @@ def _by_weights(sides: Sides, pairs: Iterable[tuple[str, str]]) -> list[Fusion]:
 def _by_roles(sides: Sides) -> list[Fusion]:
     found = []
     for whole in sides.wholes:
-        near = _near(whole, sides)
         for role in _roles(whole.path) & FUSED.keys():
-            groups = [[m for m in near if part in _roles(m.path)] for part in FUSED[role]]
-            if all(len(group) == 1 for group in groups):
-                members = tuple(group[0] for group in groups)
+            made = (_with_roles(FUSED[role], near) for near in _near(whole, sides))
+            members = next((m for m in made if m), ())
+            if members:
                 found.append(Fusion(whole, members, sides.side, "alias"))
     return found
+
+
+def _with_roles(roles: Sequence[str], near: Sequence[Module]) -> tuple[Module, ...]:
+    """The one module of ``near`` for each role; () where a role has none or several."""
+    groups = [[m for m in near if role in _roles(m.path)] for role in roles]
+    return tuple(group[0] for group in groups) if all(len(g) == 1 for g in groups) else ()
 
 
 def _by_index(sides: Sides) -> list[Fusion]:
@@ -109,15 +116,24 @@ def _by_index(sides: Sides) -> list[Fusion]:
             around = tuple(s for s in (*head, *tail) if s.isdigit())
             complete = len(stack) > 1 and set(stack) == set(range(len(stack)))
             if complete and digits == around and size == sum(map(_size, members)):
-                found.append(Fusion(whole, members, sides.side, "values"))
-    return found
+                alike = _last(whole.path) & _last(members[0].path)
+                evidence: Evidence = "alias" if alike else "values"
+                found.append(Fusion(whole, members, sides.side, evidence, ordered=True))
+    return sorted(found, key=lambda fusion: fusion.evidence)  # those of equal names first
+
+
+def _last(path: str) -> set[str]:
+    """The last name of ``path`` without its number, and the roles that it has."""
+    names = [segment for segment in normalise(path) if not segment.isdigit()]
+    return {*names[-1:], *_roles(path)}
 
 
 def _by_size(sides: Sides) -> list[Fusion]:
     """Unpaired neighbours whose results are together as large as one unpaired module's."""
     found = []
     for whole in sides.wholes:
-        near, size = _near(whole, sides), _size(whole)
+        near = next((n for n in _near(whole, sides) if len(n) > 1), [])
+        size = _size(whole)
         for count in range(2, _MOST_MEMBERS + 1):
             for start in range(len(near) - count + 1):
                 members = tuple(near[start : start + count])
@@ -126,18 +142,18 @@ def _by_size(sides: Sides) -> list[Fusion]:
     return found
 
 
-def _near(whole: Module, sides: Sides) -> list[Module]:
-    """Unpaired modules of the other side below the counterpart of the nearest module around ``whole``, in the order
-    in which they run; of the same layer."""
-    home = whole.parent
-    while home not in sides.counterpart and home:
+def _near(whole: Module, sides: Sides) -> Iterator[list[Module]]:
+    """Unpaired modules of the other side and of the same layer, in the order in which they run: those below the
+    counterpart of the nearest module around ``whole``, then of the next one around that, at last all."""
+    digits, home = _digits(whole.path), whole.parent
+    alike = [m for m in sides.parts if m.method == whole.method and _digits(m.path) == digits]
+    alike = sorted(filter(_size, alike), key=lambda m: m.activations[0].order)
+    while home:
+        other = split(sides.counterpart.get(home, ""))
+        if other:
+            yield [m for m in alike if split(m.path)[: len(other)] == other]
         home = home.rpartition(".")[0]
-    other, digits = split(sides.counterpart.get(home, "")), _digits(whole.path)
-    found = [
-        m for m in sides.parts
-        if split(m.path)[: len(other)] == other and m.method == whole.method and _digits(m.path) == digits and _size(m)
-    ]  # fmt: skip
-    return sorted(found, key=lambda m: m.activations[0].order)
+    yield alike
 
 
 def _digits(path: str) -> tuple[str, ...]:

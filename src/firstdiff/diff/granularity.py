@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Activation
 
+_WEAK = ("graph", "only candidate", "neighbours")
+"""Evidence of pairs that are given up where names or weights say that a module is a part of another."""
 _PLAUSIBLE = 0.5
 """Without names or weights, a fusion is believed when every member is within this relative L2, and one near the
 floor: unrelated tensors are 1.4 apart."""
@@ -47,22 +49,28 @@ def with_parts(
     if not found.pairs:
         return alignment
     used = {id(a) for a in found.used}
-    left = {
-        side: [
-            u.activation
-            for u in alignment.unmatched
-            if u.side == side and id(u.activation) not in used
-        ]
-        for side in ("reference", "port")
-    }
+    given_up = [p for p in alignment.pairs if used & {id(p.reference), id(p.port)}]
+    kept = [p for p in alignment.pairs if not used & {id(p.reference), id(p.port)}]
     return replace(
         alignment,
-        pairs=tuple(
-            sorted((*alignment.pairs, *found.pairs), key=lambda pair: pair.reference.order)
+        pairs=tuple(sorted((*kept, *found.pairs), key=lambda pair: pair.reference.order)),
+        unmatched=leftovers(
+            _left(alignment, "reference", [p.reference for p in given_up], used),
+            _left(alignment, "port", [p.port for p in given_up], used),
         ),
-        unmatched=leftovers(left["reference"], left["port"]),
         notes=(*alignment.notes, *sentences(found.told)),
     )
+
+
+def _left(
+    alignment: Alignment,
+    side: Literal["reference", "port"],
+    given_up: Iterable[Activation],
+    used: set[int],
+) -> list[Activation]:
+    """What is without a partner now, of what had none before and of pairs that were given up."""
+    before = [u.activation for u in alignment.unmatched if u.side == side]
+    return sorted((a for a in (*before, *given_up) if id(a) not in used), key=lambda a: a.order)
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class _Finder:
         self.pairs: list[Pair] = []
         self.used: list[Activation] = []
         self._taken: set[tuple[str, str, str]] = set()
+        self._weak = [p for p in alignment.pairs if p.evidence in _WEAK and p.reference.key.path]
+        self._doubtful = {id(a) for p in self._weak for a in (p.reference, p.port)}
         self._usual: dict[object, Slicing] = {}
         self.told: list[Told] = []
 
@@ -98,11 +108,17 @@ class _Finder:
         return self
 
     def _sides(self) -> Iterator[Sides]:
-        left = {
-            side: modules_of(u.activation for u in self.alignment.unmatched if u.side == side)
+        free = {
+            side: [u.activation for u in self.alignment.unmatched if u.side == side]
             for side in ("reference", "port")
         }
-        paths = {(p.reference.key.path, p.port.key.path) for p in self.alignment.pairs}
+        free["reference"] += [p.reference for p in self._weak]
+        free["port"] += [p.port for p in self._weak]
+        left = {
+            side: modules_of(sorted(found, key=lambda a: a.order)) for side, found in free.items()
+        }
+        sure = [p for p in self.alignment.pairs if p.evidence not in _WEAK]
+        paths = {(p.reference.key.path, p.port.key.path) for p in sure}
         yield Sides(left["reference"], left["port"], dict(paths), "reference")
         back = {port: reference for reference, port in paths}
         yield Sides(left["port"], left["reference"], back, "port")
@@ -113,7 +129,12 @@ class _Finder:
         return [(fusion.side, fusion.whole.path, fusion.whole.method), *members]
 
     def _known(self, fusion: Fusion) -> bool:
-        return any(name in self._taken for name in self._names(fusion))
+        """Whether a module of it has a partner already, one that rests on no less."""
+        if any(name in self._taken for name in self._names(fusion)):
+            return True
+        modules = (fusion.whole, *fusion.members)
+        paired = {id(a) for m in modules for a in m.activations} & self._doubtful
+        return fusion.evidence == "values" and bool(paired)
 
     def _try(self, fusion: Fusion) -> None:
         """Pair the calls of ``fusion``, when its elements do not speak against it."""
@@ -145,7 +166,7 @@ class _Finder:
         ]
         limit = NEAR * max(self._noise(fusion, slot.whole, a) for a in slot.members)
         whole = Side(ours.stored(slot.whole), slot.whole.dtype)
-        fitted = fit(whole, members, limit, self._usual.get(family(fusion)))
+        fitted = fit(whole, members, limit, self._usual.get(family(fusion)), ordered=fusion.ordered)
         return None if fitted is None else (fitted, limit)
 
     def _traces(self, fusion: Fusion) -> tuple[Trace, Trace]:

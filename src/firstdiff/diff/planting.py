@@ -70,7 +70,8 @@ class Planting:
     def value(self, tap: Tap) -> tuple[np.ndarray, str] | None:
         """(storage array, logical dtype) to force at ``tap``, in the taker's layout; None where it has none.
 
-        A tensor that takes parts is put together from all of them; it takes none where they do not fill it.
+        A tensor that takes parts is put together from them; what no part fills keeps the taker's own values, of its
+        free run, and where their dtype is another one nothing is forced.
         """
         whole = origin(self._takes(tap))
         if whole is self._takes(tap):
@@ -79,9 +80,11 @@ class Planting:
         found = [(self._takes(other), self._own(other)) for other in parts if not other.left]
         values = [(part, *value) for part, value in found if value is not None]
         dtypes = {dtype for *_, dtype in values}
-        if len(dtypes) != 1 or sum(prod(part.shape) for part, *_ in values) != prod(whole.shape):
+        filled = sum(prod(part.shape) for part, *_ in values) == prod(whole.shape)
+        if len(dtypes) != 1 or not (filled or dtypes == {whole.dtype}):
             return None
-        made = np.empty(whole.shape, values[0][1].dtype)
+        taker = self.port if self.direction == "port" else self.reference
+        made = np.empty(whole.shape, values[0][1].dtype) if filled else taker.stored(whole).copy()
         for part, value, _ in values:
             put(made, part, value)
         return made, dtypes.pop()

@@ -32,16 +32,17 @@ class Slicing:
     """Which member lies first, second, ..."""
 
 
-def slicings(whole: Shape, sizes: Sequence[int]) -> Iterator[Slicing]:
+def slicings(whole: Shape, sizes: Sequence[int], *, ordered: bool = False) -> Iterator[Slicing]:
     """Every way that fits, the plainest first: in order before out of order, flat before grouped.
 
     ``whole`` is the fused shape, ``sizes`` the number of elements of each member, which add up to the whole's.
+    ``ordered`` keeps to the members' own order.
     """
     total = prod(whole)
     if len(sizes) < 2 or sum(sizes) != total or not total:
         return
     seen: set[tuple[Shape, tuple[int, ...]]] = set()
-    orders = _orders(len(sizes))
+    orders = [tuple(range(len(sizes)))] if ordered else _orders(len(sizes))
     for reading in _readings(whole, sizes):
         for order in orders:
             key = _period(*reading[:2]), order
