@@ -47,6 +47,7 @@ class Tally:
 
     runs: int = 0
     alarms: int = 0
+    suspicions: int = 0
     healed: int = 0
     worst: float = 0.0
     pairs: set[int] = field(default_factory=set)
@@ -56,6 +57,7 @@ class Tally:
         scores = [row.verdict.score or 0.0 for row in result.rows if not row.healed]
         self.runs += 1
         self.alarms += bool(result.exit_code)
+        self.suspicions += result.suspicion is not None
         self.healed += bool(result.counts.healed)
         self.worst = max([self.worst, *scores])
         self.pairs.add(result.counts.pairs)
@@ -103,16 +105,17 @@ def comparisons(
 
 
 def table(found: dict[tuple[str, str], Tally]) -> str:
-    """A line a kind: alarms and the largest error / floor in each precision; totals last."""
+    """A line a kind: alarms + suspicions below the floor / comparisons, and the largest error / floor; totals last."""
     names = list(dict.fromkeys(name for name, _ in found))
     lines = [f"{'right port':<24}" + "".join(f"{p:>36}" for p in PRECISIONS)]
     for name in names:
         cells = [found[name, p] for p in PRECISIONS]
-        texts = [f"{t.alarms}/{t.runs} alarms, worst {t.worst:.2f}" for t in cells]
+        texts = [f"{t.alarms}+{t.suspicions}/{t.runs}, worst {t.worst:.2f}" for t in cells]
         lines.append(f"{name:<24}" + "".join(f"{text:>36}" for text in texts))
     every = list(found.values())
     lines.append(
-        f"all: {sum(t.alarms for t in every)} alarms in {sum(t.runs for t in every)} comparisons; "
+        f"all: {sum(t.alarms for t in every)} alarms and {sum(t.suspicions for t in every)} suspicions "
+        f"in {sum(t.runs for t in every)} comparisons; "
         f"fewest pairs {min(min(t.pairs) for t in every)}"
     )
     return "\n".join(lines)
@@ -139,7 +142,7 @@ def main() -> None:
                 for name, port, made in kinds(options.ports, options.variants):
                     for precision, result in comparisons(folder, seed, mode, port, made):
                         found[name, precision].add(result)
-                        if result.exit_code:
+                        if result.exit_code or result.suspicion is not None:
                             print(f"ALARM seed {seed} {name} {mode} {precision}: {result.summary}")
             print(f"after seed {seed}\n{table(found)}", flush=True)
 

@@ -18,7 +18,7 @@ import os
 import tempfile
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +86,12 @@ class Outcome:
     """Alarm and place of each of `RULES`."""
     words: str
     """What was said."""
+    suspected: bool = False
+    """Whether a mistake below the floor is suspected, ahead of any divergence."""
+    suspected_there: bool = False
+    """Whether where the fault is."""
+    same: bool = False
+    """Whether every value is the right port's: in this dtype the fault is none."""
 
     @property
     def harmless(self) -> bool:
@@ -107,8 +113,14 @@ def outcome(reference: Path, port: Path, fault: Fault | None) -> Outcome:
             for rule, row in first_failures(result, ours, theirs, mask).items()
         }
     alarm = result.finding is not None
+    doubt = result.suspicion
+    there = doubt is not None and fault is not None
+    there = there and (doubt.name, doubt.site) == (fault.activation, fault.site)
+    if doubt is not None and cause == "none" and fault is not None and doubt.cause == fault.cause:
+        cause = "hinted"
     name = fault.name if fault else ""
-    return Outcome(name, alarm, is_place(first, fault), cause, rules, words)
+    placed = is_place(first, fault)
+    return Outcome(name, alarm, placed, cause, rules, words, doubt is not None, there)
 
 
 def is_place(row: Row | None, fault: Fault | None) -> bool:
@@ -142,6 +154,12 @@ def judged(
 def mask_of(trace: Trace) -> np.ndarray | None:
     """The real tokens."""
     return padding_mask({name: trace.input_values(name) for name in trace.inputs})
+
+
+def checksums(path: Path) -> list[int]:
+    """Of every activation of a trace."""
+    with open_trace(path) as trace:
+        return [a.digest.checksum for a in trace.activations if a.digest is not None]
 
 
 class Traces:
@@ -208,12 +226,16 @@ def settings(arguments: argparse.Namespace) -> Iterator[Setting]:
 def outcomes(traces: Traces, setting: Setting, names: Iterable[str], keep: bool) -> list[Outcome]:
     """The outcome of the right port and of every fault, in one setting."""
     reference = traces.reference(setting.seed, setting.dtype)
-    found = []
+    found: list[Outcome] = []
+    right: list[int] = []
     for name in ("", *names):
         fault = FAULTS[name] if name else None
         port = traces.port(setting, fault)
         sides = [traces.digests(p) if setting.digest else p for p in (reference, port)]
-        found.append(outcome(sides[0], sides[1], fault))
+        made = outcome(sides[0], sides[1], fault)
+        values = checksums(port)
+        right = right if name else values
+        found.append(replace(made, same=bool(name) and values == right))
         if not keep:
             traces.clean(port)
     return found
@@ -225,9 +247,14 @@ def table(title: str, found: Iterable[Outcome]) -> list[str]:
     right, wrong = [o for o in found if not o.fault], [o for o in found if o.fault]
     causes = Counter(o.cause for o in wrong)
     harmful, harmless = [o for o in wrong if not o.harmless], [o for o in wrong if o.harmless]
+    either = sum(o.placed or o.suspected_there for o in wrong)
+    elsewhere = sum(o.suspected and not o.suspected_there for o in wrong)
     lines = [
         f"{title}: {len(wrong)} faults, {len(right)} right ports",
         f"  place found exactly               {share(sum(o.placed for o in wrong), len(wrong))}",
+        f"  ... or suspected below the floor  {share(either, len(wrong))}",
+        f"  suspected elsewhere               {share(elsewhere, len(wrong))}",
+        f"  no fault in this dtype            {share(sum(o.same for o in wrong), len(wrong))}",
         f"  called a divergence, harmful      {share(sum(o.alarm for o in harmful), len(harmful))}",
         f"  called a divergence, harmless     {share(sum(o.alarm for o in harmless), len(harmless))}",
         f"  cause named                       {share(causes['named'], len(wrong))}",
@@ -235,8 +262,9 @@ def table(title: str, found: Iterable[Outcome]) -> list[str]:
         f"  cause among three (or named)      {share(causes['named'] + causes['hinted'], len(wrong))}",
         f"  wrong cause stated as certain     {share(causes['WRONG'], len(wrong))}",
         f"  false alarms on right ports       {share(sum(o.alarm for o in right), len(right))}",
+        f"  suspicions of right ports         {share(sum(o.suspected for o in right), len(right))}",
     ]
-    for rule in RULES:
+    for rule in RULES if any(any(map(any, o.rules.values())) for o in found) else ():
         placed = share(sum(o.rules[rule][1] for o in wrong), len(wrong))
         noticed = share(sum(o.rules[rule][0] for o in wrong), len(wrong))
         alarms = share(sum(o.rules[rule][0] for o in right), len(right))
@@ -248,7 +276,8 @@ def misses(found: Iterable[Outcome], *, verbose: bool) -> Iterator[str]:
     """What was said wherever it was not the whole truth; with ``verbose`` everywhere."""
     for o in found:
         if o.fault and (verbose or o.cause != "named" or not o.placed or o.alarm == o.harmless):
-            place = "" if o.placed else " MISPLACED"
+            place = "" if o.placed else " suspected there" if o.suspected_there else " MISPLACED"
+            place += ", equal to the right port" if o.same else ""
             alarm = "" if o.alarm != o.harmless else " ALARM" if o.alarm else " NO ALARM"
             yield f"    {o.fault} ({FAULTS[o.fault].cause}): {o.cause}{place}{alarm}: {o.words}"
 
