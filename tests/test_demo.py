@@ -65,6 +65,24 @@ def test_every_framework_s_port_is_captured_and_judged(
     assert right.counts.pairs >= 75
 
 
+@pytest.mark.parametrize("scan", [True, False])
+def test_a_port_of_plain_functions_is_judged_like_modules(
+    scan: bool, checkpoint: Path, reference: Path
+) -> None:
+    """Aligned by value; behind the fault by place; other faults by planting values where functions return."""
+    fault = "rotary_interleaved"
+    faulty = firstdiff.check(
+        reference, qwen2.subject("function", checkpoint, fault=fault, scan=scan)
+    )
+    assert faulty.summary == ANSWER
+    assert faulty.cause.startswith("rotary pairing")
+    assert faulty.other_faults == "glue in layers.1.self_attn, between q/k/v_proj and o_proj."
+    right = firstdiff.check(reference, qwen2.subject("function", checkpoint, scan=scan))
+    assert right.summary.startswith("The port agrees with the reference: 86 activations")
+    assert "neighbours" not in right.counts.evidence
+    assert right.counts.missing == 0
+
+
 def test_scan_stacked_layers_are_split_into_the_reference_s_names(
     checkpoint: Path, reference: Path
 ) -> None:
