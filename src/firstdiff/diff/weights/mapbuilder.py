@@ -28,12 +28,23 @@ def module_map(found: Found, reference: Modules = (), port: Modules = ()) -> Mod
     """
     ours, theirs = contents(found, [path for path, _ in port])
     reference = reference or [(path, "") for path in ours]
-    port = port or [(path, "") for path in theirs]
+    port = _unstacked(port, theirs) if port else [(path, "") for path in theirs]
     builder = _Builder(found, ours, theirs, reference, port)
     builder.by_contents()
     builder.by_parts()
     builder.by_surroundings()
     return builder.result()
+
+
+def _unstacked(port: Modules, theirs: Iterable[str]) -> Modules:
+    """``port`` with the layers of a stack one by one: a model that was not run lists a scanned module once."""
+    known = dict(port)
+    layers: dict[str, list[str]] = defaultdict(list)
+    for path in theirs:
+        plain = ".".join(part for part in path.split(".") if not part.isdigit())
+        if path not in known and plain in known:
+            layers[plain].append(path)
+    return [(one, kind) for path, kind in port for one in layers.get(path, [path])]
 
 
 class _Builder:
