@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import firstdiff
+from firstdiff.tracer.jax import compat
 from firstdiff.tracer.jax.capture import capture_jax
 from firstdiff.tracer.jax.recording import Recording
 from firstdiff.tracer.jax.streaming import _Order
@@ -93,6 +94,32 @@ def test_a_stream_has_no_more_outputs_and_holds_a_few_values(weights, x, monkeyp
     assert max(held) <= 5 < len(held)
     (_program, (run,)) = next(iter(recording._programs.values()))
     assert run._execute([*jax.tree_util.tree_leaves(weights), x], {})[1] == {}
+
+
+def test_iterations_of_a_while_loop_are_sent_from_inside_it(weights, x):
+    """No buffer of them rides along: the loops of the program carry what the plain one's carry, and a counter."""
+
+    def carried(**options):
+        recording = Recording(
+            weights, nested, lambda _e: None, framework="linen", max_iterations=3, **options
+        )
+        _program, (run,) = recording._program(recording._tracing.given({"x": x}))
+        arguments = [*jax.tree_util.tree_leaves(weights), x]
+        traced = jax.make_jaxpr(lambda: run._execute(arguments, {}))()
+        (loop,) = while_loops(traced.jaxpr)
+        return [var.aval.shape for var in loop.outvars]
+
+    assert (3, *x.shape) in carried()
+    assert carried(stream=True) == [x.shape, ()]
+
+
+def while_loops(jaxpr):
+    """Every while equation in ``jaxpr``, at any depth."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "while":
+            yield eqn
+        for inner in compat.jaxprs_of(eqn):
+            yield from while_loops(inner)
 
 
 def test_what_a_sink_raises_while_streaming_is_raised(weights, x):

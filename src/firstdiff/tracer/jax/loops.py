@@ -83,8 +83,8 @@ def _counters(walk: Walk, length: int, kept: tuple[int, ...] | None) -> tuple[An
 def while_rule(
     walk: Walk, eqn: JaxprEqn, operands: list[Any], address: Address, put: Put
 ) -> tuple[list[Any], Taken]:
-    """Taken values ride in the carry: those of the last iteration, or a buffer of the first ones.
-    Trips are counted."""
+    """Taken values ride in the carry: those of the last iteration, or a buffer of the first ones, which are sent
+    instead where values are sent. Trips are counted."""
     params = eqn.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     asked, constants, carry = operands[:first], operands[first:second], operands[second:]
@@ -94,7 +94,8 @@ def while_rule(
     def iterate(carry: list[Any], trip: Any) -> tuple[list[Any], Taken]:
         now = {place: _at_trip(value, trip) for place, value in put.items()}
         arguments = [*constants, *carry]
-        return quiet.closed(params["body_jaxpr"], arguments, (*address, 0), now)
+        inner = quiet if kept is None else _sending_first(walk, trip, kept)
+        return inner.closed(params["body_jaxpr"], arguments, (*address, 0), now)
 
     def body(state: tuple[list[Any], Taken, Any]) -> tuple[list[Any], Taken, Any]:
         carry, before, trip = state
@@ -117,6 +118,21 @@ def while_rule(
     blank = {number: _blank(shape, kept) for number, shape in shapes.items()}
     results, taken, trips = jax.lax.while_loop(condition, body, (carry, blank, start))
     return list(results), taken if number is None else {**taken, number: trips}
+
+
+def _sending_first(walk: Walk, trip: Any, kept: int) -> Walk:
+    """``walk`` inside iteration ``trip``: it sends that of the first ``kept`` ones."""
+    send = walk.send
+    if send is None:
+        return walk
+
+    def send_early(number: int, trips: tuple[Any, ...], value: Any) -> None:
+        def now(value: Any, *trips: Any) -> None:
+            send(number, trips, value)
+
+        jax.lax.cond(trip < kept, now, lambda *_later: None, value, *trips)
+
+    return replace(walk, send=send_early, trips=(*walk.trips, trip))
 
 
 def _blank(aval: Any, kept: int | None) -> Any:
