@@ -126,6 +126,19 @@ def test_no_pair_is_wrong_where_nothing_behind_a_fault_agrees(
     assert result.exit_code == 1
 
 
+def test_the_place_is_said_in_the_port_s_own_names(maker: Any) -> None:
+    result, _ = run(maker, "late rope")
+    assert (
+        "In the port the first wrong value is what f.step.1.attention.linear (call 3) is given."
+        in result.notes
+    )
+    result, _ = run(maker, "gelu")
+    assert "In the port the first wrong value is what f.step.1.mlp.silu returns." in result.notes
+    assert not any(
+        "In the port" in note for note in diff(maker.reference(), maker.port("rope")).notes
+    )
+
+
 def test_only_pairs_of_equal_values_are_sure(maker: Any) -> None:
     result, _ = run(maker, "rope")
     for row in result.rows:

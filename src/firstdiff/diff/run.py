@@ -19,6 +19,7 @@ from firstdiff.diff.generation import generation, last_common_step, up_to
 from firstdiff.diff.granularity import with_parts
 from firstdiff.diff.healing import mark_duplicates, mark_healed
 from firstdiff.diff.hidden import hidden_below, is_narrow
+from firstdiff.diff.in_port import place_in_port
 from firstdiff.diff.inputs import InputCheck, check_inputs
 from firstdiff.diff.judge import FAIL, WARN, Verdict
 from firstdiff.diff.locate import Finding, locate, row_of
@@ -263,6 +264,7 @@ def _result(
         hidden=hidden_below(rows, comparison.floors.dtype),
         warnings=vacuities(reference),
         notes=(
+            *place_in_port(finding, rows, port.activations),
             *coverage_notes(counts, port.header),
             *alignment.notes,
             *layout_notes(rows, finding),
