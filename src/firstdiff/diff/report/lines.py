@@ -136,11 +136,11 @@ def _ranges(items: Sequence[str]) -> str:
 def by_kind(rows: Iterable[Row], beside: Iterable[Row] = ()) -> list[str]:
     """Names of ``rows`` with equal modules of all layers as one: `layers.{0-27}.mlp.act_fn`.
 
-    A module that is also among the rows ``beside`` is named with the activation that is meant.
+    A module that is also among the rows ``beside`` is named with the activation that is meant; steps are not told.
     """
     known = {row.name for row in beside}
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        label = f" {row.label}" if row.name in known else ""
+        label = f" {re.sub(r' step [0-9]+$', '', row.label)}" if row.name in known else ""
         groups.setdefault((re.sub(r"\.\d+(?=\.|$)", ".#", row.name), label), []).append(row.name)
     return [title(list(dict.fromkeys(names))) + label for (_, label), names in groups.items()]
