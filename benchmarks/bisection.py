@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -86,13 +88,15 @@ def catalogue(folder: Path, dtype: str, names: list[str]) -> None:
     with open_trace(reference) as trace:
         print(f"{dtype}: a reference of {len(trace.activations)} activations", flush=True)
     tallies = {"port": Tally(), "traces": Tally()}
-    for name in names:
+    for number, name in enumerate(names, 1):
         port = qwen2.subject("linen", checkpoint, fault=name, dtype=dtype)
         tallies["port"].add(FAULTS[name], bisect(reference, port, mode="eager"))
         trace_path = folder / "port.h5"
         options: dict[str, Any] = {"floor": (), "verify": False, "force": True, "mode": "eager"}
         record(port, trace_path, inputs=reference, **options)
         tallies["traces"].add(FAULTS[name], bisect(reference, trace_path))
+        if number % 10 == 0:
+            print(f"{dtype} after {number}: {tallies['port'].line()}", file=sys.stderr, flush=True)
     for kind, tally in tallies.items():
         print(f"{dtype} {kind}: {tally.line()}", flush=True)
     for mode in ("eager", "jit"):
@@ -145,6 +149,7 @@ def main() -> None:
     parser.add_argument("--deep", nargs="*", type=int, default=[])
     parser.add_argument("--faults", nargs="*", default=list(FAULTS))
     options = parser.parse_args()
+    random.Random(0).shuffle(options.faults)  # what is known half way stands for all
     with tempfile.TemporaryDirectory() as folder:
         for dtype in options.dtypes:
             catalogue(Path(folder), dtype, options.faults)

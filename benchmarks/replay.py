@@ -174,27 +174,33 @@ def pairs(count: int, seed: int) -> Iterator[tuple[Fault, Fault, Fault]]:
     return itertools.islice(fitting, count)
 
 
+def told(bench: Bench, what: str, tallies: dict[str, Tally]) -> None:
+    """Print where it stands."""
+    for direction, tally in tallies.items():
+        print(f"{bench.dtype} {direction} replay, {what}: {tally.line()}", flush=True)
+
+
 def singly(bench: Bench, names: list[str]) -> None:
     tallies = {"port": Tally(), "reference": Tally()}
     for name in names:
         for direction, result in bench.run(FAULTS[name]).items():
             found = grade(result, FAULTS[name])
             tallies[direction].add(name, found, partial(bench.visible, name))
-    for direction, tally in tallies.items():
-        print(f"{bench.dtype} {direction} replay, singly: {tally.line()}", flush=True)
+    told(bench, "singly", tallies)
 
 
 def in_pairs(bench: Bench, count: int, seed: int) -> None:
     tallies = {"port": Tally(), "reference": Tally()}
-    for one, other, both in pairs(count, seed):
+    for number, (one, other, both) in enumerate(pairs(count, seed), 1):
         for direction, result in bench.run(both).items():
             for fault in (one, other):
                 name = f"{fault.name} of {both.name}"
                 tallies[direction].add(
                     name, listed(result, fault), partial(bench.visible, fault.name)
                 )
-    for direction, tally in tallies.items():
-        print(f"{bench.dtype} {direction} replay, in pairs: {tally.line()}", flush=True)
+        if number % 10 == 0:
+            told(bench, f"after {number} pairs", tallies)
+    told(bench, "in pairs", tallies)
 
 
 def right(bench: Bench) -> None:
