@@ -196,3 +196,21 @@ def test_parameters_in_full_decide_elementwise(
     (verdict,) = firstdiff.weights(tmp_path / "ref.h5", tmp_path / "port.h5").wrong
     assert verdict.reference == "head.weight"
     assert "row 3 of 40 differs" in verdict.words
+
+
+def test_pairs_say_what_they_rest_on_and_how_sure_that_is(
+    checked: Checked, weights: State, tmp_path: Path
+) -> None:
+    result = checked(linen_subject(exchanged(weights), names=EXCHANGED))
+    frame = result.frame().set_index("path")
+    assert frame.loc["layers.0.norm", "confidence"].min() == 1.0
+    crossed = frame.loc["layers.0.mlp.gate_proj"]
+    assert set(crossed["evidence"]) == {"weights"}
+    assert set(crossed["port_path"]) == {"layers_0.mlp.up_proj"}
+    assert crossed["conflict"].str.contains("has this name, but other weights").all()
+    page = result.to_html(tmp_path / "report.html").read_text()
+    assert (
+        "paired with layers_0.mlp.up_proj by weights; layers_0.mlp.gate_proj has this name" in page
+    )
+    rows = json.loads(result.to_json())["rows"]
+    assert all(0 < row["pair"]["confidence"] <= 1 for row in rows if row["pair"])

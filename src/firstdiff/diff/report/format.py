@@ -36,6 +36,25 @@ def part_text(row: Row) -> str:
     return f"= the port's {key.path or 'result'}{key.leaf if row.pair.port.part else ''}"
 
 
+_SURE = 0.9
+_EVIDENCE = {
+    "map": "by the map", "weights": "by weights", "name": "by name", "alias": "by a usual other name",
+    "graph": "by the call graph", "only candidate": "as the only candidates", "values": "by value",
+    "neighbours": "by their neighbours",
+}  # fmt: skip
+
+
+def pair_text(row: Row) -> str:
+    """What a pair rests on, where that is not certain, or something contradicts it; else empty."""
+    pair = row.pair
+    if pair is None or (pair.confidence >= _SURE and not pair.conflict):
+        return ""
+    path = pair.port.key.path or "the model"
+    sure = f", {pair.confidence:.0%} sure" if pair.confidence < _SURE else ""
+    against = f"; {pair.conflict}" if pair.conflict else ""
+    return f"paired with {path} {_EVIDENCE[pair.evidence]}{sure}{against}"
+
+
 def layout_text(row: Row) -> str:
     """The layout of a row in words, empty for the identity."""
     return "" if row.layout is None else row.layout.words

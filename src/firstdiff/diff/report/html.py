@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.judge import FAIL, WARN
-from firstdiff.diff.report.format import index_text, origin_texts, part_text, score_text, value_text
+from firstdiff.diff.report.format import (
+    index_text,
+    origin_texts,
+    pair_text,
+    part_text,
+    score_text,
+    value_text,
+)
 from firstdiff.diff.report.headline import headlines
 
 if TYPE_CHECKING:
@@ -139,3 +146,5 @@ def _remarks(row: Row) -> Iterator[str]:
     yield from row.verdict.notes
     if part_text(row):
         yield part_text(row)
+    if pair_text(row):
+        yield pair_text(row)

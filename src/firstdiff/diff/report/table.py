@@ -43,6 +43,8 @@ COLUMNS: dict[str, tuple[str, Callable[[Row], Any]]] = {
     "port_path": ("string", lambda row: "" if row.pair is None else row.pair.port.key.path),
     "part": ("string", lambda row: part_text(row)),
     "evidence": ("string", lambda row: "" if row.pair is None else row.pair.evidence),
+    "confidence": ("float64", lambda row: None if row.pair is None else row.pair.confidence),
+    "conflict": ("string", lambda row: "" if row.pair is None else row.pair.conflict),
     "verdict": ("string", lambda row: row.verdict.kind),
     "grade": ("string", lambda row: row.verdict.grade),
     "score": ("float64", lambda row: row.verdict.score),

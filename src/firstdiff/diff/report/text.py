@@ -12,6 +12,7 @@ from firstdiff.diff.report.format import (
     index_text,
     layout_text,
     origin_sentence,
+    pair_text,
     part_text,
     score_text,
     value_text,
@@ -99,7 +100,8 @@ def _score(line: Line) -> str:
 
 def _remark(row: Row) -> str:
     """The worst element of a pair, or what else there is to say of a row."""
-    parts = [part_text(row), *row.verdict.notes, layout_text(row)]
+    doubt = pair_text(row) if row.diverges else ""
+    parts = [part_text(row), *row.verdict.notes, layout_text(row), doubt]
     found = row.measurement
     shown = row.verdict.kind == "diverges" and found is not None and found.worst is not None
     if (
@@ -131,7 +133,8 @@ def _worst(found: Measurement) -> str:
 def _paragraphs(result: Diff) -> Iterator[Text]:
     """What is said below the rows."""
     yield from (Text(f"Warning: {warning.sentence}", "yellow") for warning in result.warnings)
-    open_question = "bold yellow" if result.suspicion is not None else "bold green"
+    doubt = result.suspicion is not None or bool(result.exit_code)
+    open_question = "bold yellow" if doubt else "bold green"
     style = "bold red" if result.finding is not None else open_question
     yield Text(result.summary, style)
     if result.finding is not None:
