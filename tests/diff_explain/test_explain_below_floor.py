@@ -9,7 +9,7 @@ import pytest
 
 from firstdiff.diff import Diff, diff
 from firstdiff.models import FAULTS, qwen2
-from firstdiff.models.checkpoint import discriminating_inputs
+from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
 from firstdiff.recording import record
 from firstdiff.traces import Header, Key, TraceWriter
 
@@ -112,3 +112,16 @@ def compared_float32(tmp_path: Path) -> Diff:
                 writer.write(key, value.astype(np.float32), dtype="float32")
             paths.append(writer.finish())
     return diff(*paths)
+
+
+def test_a_port_more_precise_than_the_reference_is_not_suspected(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", seed=103, dtype="bfloat16")
+    inputs = discriminating_inputs(seed=103)
+    reference, port = tmp_path / "reference.h5", tmp_path / "port.h5"
+    record(
+        f"hf:{checkpoint}", reference, inputs=inputs, dtype="bfloat16", floor=("bfloat16",),
+        verify=False,
+    )  # fmt: skip
+    record(qwen2.subject("linen", checkpoint, dtype="float32"), port, inputs=inputs, verify=False)
+    result = diff(reference, port)
+    assert (result.exit_code, result.suspicion) == (0, None)

@@ -22,6 +22,7 @@ from firstdiff.diff.explain.norms import norms
 from firstdiff.diff.explain.rotary import rotary
 from firstdiff.diff.explain.scene import Scene, norm
 from firstdiff.diff.explain.trial import AMPLITUDE, EFFECT
+from firstdiff.diff.floor import ONE_ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -116,14 +117,19 @@ def _best(scene: Scene) -> tuple[Hypothesis, float, float] | None:
 
 
 def _match(scene: Scene, hypothesis: Hypothesis) -> tuple[float, float, float]:
-    """Amplitude, rms(d) / rms(err), and the share of the error that the hypothesis leaves; zeros for no match."""
+    """Amplitude, rms(d) / rms(err), and the share of the error that the hypothesis leaves; zeros for no match.
+
+    An error smaller than one rounding counts as one: what is inferred from the reference is known no better.
+    """
     shape = scene.wrong.shape
     null = np.broadcast_to(scene.right if hypothesis.null is None else hypothesis.null, shape)
     keep = scene.valid & ~np.isnan(null)
     keep = keep if hypothesis.where is None else keep & hypothesis.where
     value = np.broadcast_to(hypothesis.value, shape)[keep]
     error, effect = scene.wrong[keep] - null[keep], value - null[keep]
-    square, size = float(effect @ effect), norm(error)
+    assert scene.row.floor is not None, "chosen for its floor"
+    rounding = ONE_ROUNDING * scene.row.floor.unit * norm(null[keep])
+    square, size = float(effect @ effect), max(norm(error), rounding)
     if not np.isfinite(square) or not square or not size or error.size < LEAST:
         return 0.0, 0.0, 1.0
     left = norm(error - effect) / size
