@@ -14,7 +14,9 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+import firstdiff
 from firstdiff.tracer.jax.recording import Recording
+from firstdiff.traces import open_trace
 from firstdiff.traces.schema import Key
 
 WAYS = [{}, {"mode": "eager"}, {"passes": 3}, {"stream": True}]
@@ -394,3 +396,45 @@ def test_what_a_call_does_not_change_is_no_output(lift):
 
     assert outputs(nnx.Linear(4, 4, rngs=nnx.Rngs(0))) == 1
     assert outputs(Mean(nnx.Rngs(0))) == 1 + 2 + 2 + 1  # rows, their count, mean, variance, noise
+
+
+class Decoder(nnx.Module):
+    """A language model that keeps the sum of all tokens so far, and their number, in itself."""
+
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(11, 4, rngs=rngs)
+        self.mix = nnx.Linear(4, 4, rngs=rngs)
+        self.past = nnx.Cache(jnp.zeros((2, 4)))
+        self.count = nnx.Cache(jnp.int32(0))
+
+    def __call__(self, ids):
+        h = self.mix(self.embed(ids))
+        self.past[...] = self.past[...] + h.sum(1)
+        self.count[...] = self.count[...] + ids.shape[1]
+        return self.embed.attend(h + (self.past[...] / self.count[...])[:, None])
+
+
+@pytest.mark.parametrize("options", [{}, {"stream": True}, {"passes": 2}], ids=str)
+def test_decoding_with_a_cache_inside_the_model(tmp_path, options):
+    """`capture --steps`: each step's values, and the tokens chosen, are those of a plain decode loop."""
+    subject = firstdiff.Subject(
+        model=Decoder(nnx.Rngs(0)),
+        call=lambda m, input_ids: m(input_ids),
+        step=lambda m, _cache, input_ids: (m(input_ids), None),
+    )
+    ids = np.array([[1, 4, 9], [2, 2, 7]], np.int32)
+    path = tmp_path / "a.h5"
+    firstdiff.capture(subject, path, inputs={"input_ids": ids}, steps=3, **options)
+    plain, given = Decoder(nnx.Rngs(0)), jnp.asarray(ids)
+    with open_trace(path) as trace:
+        found = {(a.key.path, a.key.method, a.key.step): a for a in trace.activations}
+        for step in range(4):
+            mixed = np.asarray(plain.mix(plain.embed(given)))
+            logits = np.asarray(plain(given))
+            value = trace.values(found["mix", "__call__", step])
+            np.testing.assert_allclose(value, mixed, **ROUNDING)
+            value = trace.values(found["embed", "attend", step])
+            np.testing.assert_allclose(value, logits, **ROUNDING)
+            given = jnp.asarray(logits[:, -1:].argmax(-1))
+        assert trace.header.notes == ()
+    assert int(subject.model.count[...]) == 0
