@@ -115,7 +115,9 @@ def test_a_fault_of_decoding_is_found_at_its_step_and_place(
     assert result.finding.region == fault.module
 
 
-def test_the_first_other_token_is_told_with_its_margin(checked: Callable[..., Diff]) -> None:
+def test_the_first_other_token_is_told_with_its_margin(
+    checked: Callable[..., Diff], tmp_path: Path
+) -> None:
     result = checked(fault=DECODING_FAULTS["cache_first_place"])
     found = result.generation
     assert found is not None
@@ -126,6 +128,7 @@ def test_the_first_other_token_is_told_with_its_margin(checked: Callable[..., Di
     assert first.margin > 0
     assert f"after step {first.step}, row {first.row}" in found.sentence
     assert "margin between the two best" in found.sentence
+    assert found.sentence in result.to_html(tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_port_that_chooses_for_itself_is_compared_as_long_as_it_says_the_same(

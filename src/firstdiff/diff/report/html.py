@@ -80,6 +80,8 @@ def _paragraphs(result: Diff) -> Iterator[str]:
         yield f"<p><b>Likely cause:</b> {escape(result.cause)}</p>"
     elif result.explanation is not None:
         yield f"<p>{escape(result.explanation.sentence)}</p>"
+    if result.generation is not None:
+        yield f"<p>{escape(result.generation.sentence)}</p>"
     if result.other_faults:
         faults = escape(str(result.other_faults))
         yield f"<p><b>Other faults</b>, each judged on the reference's own inputs: {faults}</p>"
