@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firstdiff.diff.masks import truth
+from firstdiff.diff.masks import is_mask, truth
 from firstdiff.diff.measure import Side
 from firstdiff.diff.value_index import ValueIndex
 from firstdiff.traces.dtypes import unit_roundoff
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Activation
 
-_FILL = 1e30
-"""Larger values hide tokens in a mask."""
+_FILL = 1e8
+"""Scores below its negative are hidden by a mask: -1e9, finfo.min, -inf."""
 
 
 def tolerance_of(dtype: str) -> float:
@@ -81,13 +81,13 @@ class Values:
         theirs = theirs.reshape(ours.shape)
         if unit_roundoff(activation.dtype) == 0 or unit_roundoff(own.dtype) == 0:
             return bool(np.array_equal(ours, theirs)) or self._alike_masks(trace, activation, own)
-        if _filled(ours) or _filled(theirs):
+        if is_mask(activation) or _filled(ours) or _filled(theirs):
             return self._alike_masks(trace, activation, own) or self._alike_scores(ours, theirs)
         return self._close(ours, theirs)
 
     def _has(self, trace: Trace, activation: Activation) -> bool:
         numbers = trace.values(activation)
-        if activation.dtype == "bool" or _filled(numbers):
+        if is_mask(activation) or _filled(numbers):
             return any(
                 self.same(trace, activation, own)
                 for own in self.activations
