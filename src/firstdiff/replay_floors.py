@@ -15,20 +15,37 @@ if TYPE_CHECKING:
 
 
 def floors_in(ours: Trace, theirs: Trace) -> FloorOf:
-    """The local floors of the trace ``ours`` for the port ``theirs``. Raises OptionError where there are none."""
-    from firstdiff.diff.floor import run_dtype
-    from firstdiff.diff.local import recorded_floors
+    """The local floors of the trace ``ours`` for the port ``theirs``, or what stands in for them.
 
+    Raises OptionError where there is neither.
+    """
     require_elements(ours)
-    dtype = judged_dtype(ours, theirs)
-    alike = unit_roundoff(run_dtype(ours.activations)) >= unit_roundoff(dtype)
-    found = recorded_floors(ours, dtype, rounded_alike=alike)
+    found = _found(ours, theirs)
     if found is None:
+        dtype = judged_dtype(ours, theirs)
         raise OptionError(
             f"{ours.path}: no local noise floor of {dtype} was recorded, so a replay cannot tell faults from "
             f"rounding; capture the reference again with --floor {dtype}"
         )
-    return found
+    return found[0]
+
+
+def floor_note(ours: Trace, theirs: Trace) -> str:
+    """What stands in for the local floors of ``ours``, a sentence; empty where they were recorded."""
+    found = _found(ours, theirs)
+    return f"judged with a stand-in ({found[1]})" if found is not None and found[1] else ""
+
+
+def _found(ours: Trace, theirs: Trace) -> tuple[FloorOf, str] | None:
+    from firstdiff.diff.floor import run_dtype
+    from firstdiff.diff.local import recorded_floors, stand_in_floors
+
+    dtype = judged_dtype(ours, theirs)
+    alike = unit_roundoff(run_dtype(ours.activations)) >= unit_roundoff(dtype)
+    found = recorded_floors(ours, dtype, rounded_alike=alike)
+    if found is not None:
+        return found, ""
+    return stand_in_floors(ours, dtype, rounded_alike=alike)
 
 
 def measured_floors(dtype: str, native: Mapping[Key, Any], moved: Mapping[Key, Any]) -> FloorOf:

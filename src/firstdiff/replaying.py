@@ -20,7 +20,13 @@ from firstdiff.feeding import fit_inputs
 from firstdiff.inputs import trace_inputs
 from firstdiff.planted_runs import run_planted, tensors_of
 from firstdiff.recording import as_subject, capture, is_torch_module
-from firstdiff.replay_floors import floors_in, judged_dtype, measured_floors, require_elements
+from firstdiff.replay_floors import (
+    floor_note,
+    floors_in,
+    judged_dtype,
+    measured_floors,
+    require_elements,
+)
 from firstdiff.traces import Trace, open_trace
 from firstdiff.traces.errors import OptionError
 from firstdiff.traces.padding import padding_mask
@@ -308,6 +314,9 @@ def _finished(
 
 def _notes(plan: Planting, planted: Mapping[Key, str]) -> Iterator[str]:
     """What stayed the model's own, by reason."""
+    note = floor_note(plan.reference, plan.port) if plan.direction == "port" else ""
+    if note:
+        yield note
     reasons: dict[str, list[str]] = {}
     for key, tap in plan.keys().items():
         reason = planted.get(key, "its shape or kind does not fit")

@@ -71,8 +71,7 @@ def test_what_a_replay_refuses(reference: Path, torch_model: Subject, tmp_path: 
     inputs = {"input_ids": np.arange(1, 9)[None]}
     bare, digest = tmp_path / "bare.h5", tmp_path / "digest.h5"
     record(torch_model, bare, inputs=inputs, floor=(), verify=False)
-    with pytest.raises(OptionError, match=r"no local noise floor of float32 .* --floor float32"):
-        firstdiff.replay(bare, torch_model)
+    assert any("stand-in" in note for note in firstdiff.replay(bare, torch_model).notes)
     record(torch_model, digest, inputs=inputs, floor=(), verify=False, digest=True)
     with pytest.raises(OptionError, match="digests only, and a replay forces values"):
         firstdiff.replay(digest, torch_model)

@@ -28,7 +28,7 @@ class CutJudge:
         self.compared = 0
         """Pairs judged so far."""
         dtype = coarser(run_dtype(reference.activations), run_dtype(port))
-        self._floors = Floors(reference.activations, dtype, reference.table(f"floor/free/{dtype}"))
+        self._floors = Floors.of_trace(reference, dtype)
         self._mask = padding_mask({n: reference.input_values(n) for n in reference.inputs})
 
     def name(self, path: str) -> str:

@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from firstdiff.diff.stand_in import CONSTANT, OTHER_CONSTANT, recorded
 from firstdiff.traces.dtypes import unit_roundoff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from firstdiff.traces import Trace
     from firstdiff.traces.schema import Activation, Key
 
 ONE_ROUNDING = 0.4
 """Relative L2 of one rounding, in units of u: 1/sqrt(3)/1.47 = 0.39 for mantissas spread evenly over a binade."""
 TINY = 64
 """Below so many elements a recorded D(p) may be small by luck: the floor is at least 1 u, and the neighbour's D."""
-STAND_IN = {"float64": 85.0, "float32": 85.0, "float16": 21.0, "bfloat16": 11.0}
-"""In units of u, where no floor was recorded. Thrice it (the limit) is 256 u and 32 u: the drift over six layers of
-a right port stays below both, measured for float32 and bfloat16; float16 lies between, not measured."""
-_OTHER_STAND_IN = 11.0
 
 
 @dataclass(frozen=True)
@@ -66,10 +64,21 @@ class Floors:
     """The floors of one reference for one port."""
 
     def __init__(
-        self, activations: tuple[Activation, ...], dtype: str, table: np.ndarray | None
+        self,
+        activations: tuple[Activation, ...],
+        dtype: str,
+        table: np.ndarray | None,
+        *,
+        source: str = "recorded",
+        least: float = 0.0,
     ) -> None:
-        """``dtype`` is the coarser run's; ``table`` its rows (order, error, scale, count), or None."""
+        """``dtype`` is the coarser run's; ``table`` its rows (order, error, scale, count), or None.
+
+        ``source`` says where the table comes from; no drift is below ``least``, in units of u.
+        """
         self.dtype = dtype
+        self.source = source
+        self._least = least
         self.recorded = table is not None and len(table) > 0
         self._activations = activations
         self._places = {a.order: number for number, a in enumerate(activations)}
@@ -82,6 +91,12 @@ class Floors:
         if table is not None:
             self._rows = {int(r["order"]): (float(r["error"]), float(r["scale"])) for r in table}
         self._all_steps = self._largest_of_steps()
+
+    @classmethod
+    def of_trace(cls, reference: Trace, dtype: str) -> Floors:
+        """The floors of ``reference`` for a comparison in ``dtype``, or what stands in for them."""
+        found = recorded(reference, dtype)
+        return cls(reference.activations, dtype, found.rows, source=found.source, least=found.least)
 
     def of(self, reference: Activation, port: Activation, reference_l2: float, valid: int) -> Floor:
         """The floor of a pair whose reference has ``valid`` elements of norm ``reference_l2``.
@@ -98,13 +113,13 @@ class Floors:
         if error != error:
             return self._stand_in(unit, absolute)
         if scale == 0:
-            return Floor(least, unit, max(error, absolute))
-        drift = error / scale
+            return Floor(least, unit, max(error, absolute), self.source)
+        drift = max(error / scale, self._least * unit)
         if reference.key.step:
             drift = max(drift, self._all_steps[replace(reference.key, step=0)])
         if valid < TINY:
             drift = max(drift, self._neighbour(reference))
-        return Floor(max(drift, least), unit, absolute)
+        return Floor(max(drift, least), unit, absolute, self.source)
 
     def _largest_of_steps(self) -> dict[Key, float]:
         """The largest D of each place over all steps of decoding: one token's alone is small or large by luck."""
@@ -116,7 +131,7 @@ class Floors:
         return found
 
     def _stand_in(self, unit: float, absolute: float) -> Floor:
-        multiple = STAND_IN.get(self.dtype, _OTHER_STAND_IN)
+        multiple = CONSTANT.get(self.dtype, OTHER_CONSTANT)
         name = "no floor recorded" if not self.recorded else "no floor recorded here"
         return Floor(
             multiple * unit, unit, absolute, f"{name}: {multiple:.0f} u stand-in for {self.dtype}"

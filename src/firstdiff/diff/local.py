@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from firstdiff.diff.floor import TINY
+from firstdiff.diff.stand_in import LOCAL
 from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.spread import CONDITIONING, Spread, from_tables, names
 
@@ -124,6 +125,31 @@ def recorded_floors(reference: Trace, dtype: str, *, rounded_alike: bool) -> Flo
         return replace(plain, native=found, conditioning=cond)
 
     return floor_of
+
+
+def stand_in_floors(
+    reference: Trace, dtype: str, *, rounded_alike: bool
+) -> tuple[FloorOf, str] | None:
+    """Floors for a reference that has none for ``dtype`` and cannot be run again, and what they are, as a phrase.
+
+    The rounding of a module is a multiple of u that was measured elsewhere; the effect of moved inputs is the
+    reference's own where it was recorded, since it does not depend on the dtype. None without digests.
+    """
+    multiple = LOCAL.get(dtype)
+    if multiple is None or all(a.digest is None for a in reference.activations):
+        return None
+    unit, moved = unit_roundoff(dtype), _table(reference, CONDITIONING) or {}
+    plain = LocalFloor(unit, inflation=sqrt(2) if rounded_alike else 1.0)
+
+    def floor_of(activation: Activation) -> LocalFloor | None:
+        digest = activation.digest
+        if digest is None or unit_roundoff(activation.dtype) == 0:
+            return None
+        found = Spread(multiple * unit * digest.rms, digest.count, np.zeros(0), np.zeros(0))
+        cond = moved.get(activation.order, _NOTHING)
+        return replace(plain, native=found, conditioning=cond)
+
+    return floor_of, f"no local floor recorded for {dtype}: {multiple:g} u stand-in"
 
 
 def _table(trace: Trace, dtype: str) -> dict[int, Spread] | None:

@@ -249,7 +249,7 @@ def _result(
     counts = _counts(rows, alignment)
     sources = Counter(row.floor.source for row in rows if row.floor is not None)
     source = (
-        "recorded"
+        comparison.floors.source
         if comparison.floors.recorded
         else next(iter(sources), "not needed: all values are equal")
     )

@@ -116,8 +116,7 @@ class Scene:
     @cached_property
     def _own_floors(self) -> Floors:
         dtype = run_dtype(self.reference.activations)
-        table = self.reference.table(f"floor/free/{dtype}")
-        return Floors(self.reference.activations, dtype, table)
+        return Floors.of_trace(self.reference, dtype)
 
     def recorded(self, activation: Activation) -> np.ndarray:
         """The reference's numbers, float64."""
