@@ -129,7 +129,8 @@ def map_modules(
 
     Both sides are as for `weights`. Modules without parameters are mapped where a side tells of them: traces, in the
     order in which they run, PyTorch, NNX, Equinox and Keras models, and whatever runs in JAX where one side is a trace,
-    which holds inputs, or the subject has inputs of its own.
+    which holds inputs, or the subject has inputs of its own. Between two traces, what is left is paired by equal
+    results.
 
     Raises:
         OptionError, SubjectError, TraceError: as `weights` does.
@@ -142,4 +143,11 @@ def map_modules(
     progress("looking for equal weights")
     found = search(*(loaded.side for loaded in (ours, theirs)))
     progress("mapping modules")
-    return module_map(found, ours.modules, theirs.modules)
+    result = module_map(found, ours.modules, theirs.modules)
+    sides = [s for s in (reference, port) if isinstance(s, str | Path) and _is_trace(Path(s))]
+    if len(sides) < 2:
+        return result
+    from firstdiff.diff.weights.valued import with_values
+
+    with open_trace(sides[0]) as one, open_trace(sides[1]) as other:
+        return with_values(result, one, other)

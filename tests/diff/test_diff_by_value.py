@@ -11,6 +11,9 @@ import pytest
 
 from firstdiff.diff import diff
 from firstdiff.diff.value_match import _longest_chain
+from firstdiff.diff.weights.modulemap import CERTAIN, ModuleMap
+from firstdiff.diff.weights.valued import with_values
+from firstdiff.traces import open_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -168,6 +171,34 @@ def test_unrelated_values_are_not_paired_in_a_port_that_agrees(maker: Any) -> No
     assert result.exit_code == 0
     missing = {row.name for row in result.rows if row.side == "reference"}
     assert {f"layers.{n}.self_attn.q_proj" for n in range(3)} <= missing
+
+
+def test_the_map_pairs_modules_whose_results_are_equal(maker: Any) -> None:
+    """Only where one path is one path: a function that serves four projections is left out."""
+    taps = as_functions(maker.taps(other_order=True))
+    port = maker.write("port.h5", taps, as_port=True, rename=lambda path: path)
+    with open_trace(maker.reference()) as ours, open_trace(port) as theirs:
+        sides = [tuple(dict.fromkeys(a.key.path for a in t.activations)) for t in (ours, theirs)]
+        found = with_values(ModuleMap((), *sides), ours, theirs)
+    pairs = {pair.reference: pair.port for pair in found.pairs}
+    assert pairs == {
+        "model.rotary_emb": "f.tables",
+        "model.norm": "f.normalise",
+        "lm_head": "f.linear",
+        **{
+            f"model.layers.{n}{ours}": f"f.step.{n}{theirs}"
+            for n in range(3)
+            for ours, theirs in (
+                ("", ""),
+                (".self_attn", ".attention"),
+                (".mlp", ".mlp"),
+                (".mlp.act_fn", ".mlp.silu"),
+            )
+        },
+    }
+    assert {pair.evidence for pair in found.pairs} == {"values"}
+    assert all(pair.confidence < CERTAIN for pair in found.pairs)
+    assert not set(pairs) & set(found.reference_only)
 
 
 def test_the_longest_increasing_part_of_pairs_is_kept() -> None:

@@ -64,6 +64,7 @@ _TITLES = {
     "name": "By name",
     "alias": "By a usual other name: check these",
     "only one": "Nothing else is left: check these",
+    "values": "Their results are equal",
 }
 
 

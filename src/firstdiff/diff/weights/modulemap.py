@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-Evidence = Literal["weights", "contents", "part", "graph", "name", "alias", "only one"]
+Evidence = Literal["weights", "contents", "part", "graph", "name", "alias", "only one", "values"]
 """It owns equal parameters; the modules in it do; it holds, or is, a part of the other; it runs between the same
-neighbours; its name, or a usual other name of it, says so; it is the only one left in its parent."""
+neighbours; its name, or a usual other name of it, says so; it is the only one left in its parent; its results are
+equal."""
 
 CERTAIN = 0.95
 """A pair of this confidence is stated as certain."""
 CONFIDENCE: dict[Evidence, float] = {
     "weights": 1.0, "contents": 1.0, "part": 0.9, "graph": 0.9, "name": 0.85, "alias": 0.75, "only one": 0.6,
+    "values": 0.9,
 }  # fmt: skip
 
 Modules = Sequence[tuple[str, str]]
