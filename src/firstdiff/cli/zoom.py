@@ -40,7 +40,8 @@ def zoom(
         ),
     ] = None,
     level: Annotated[
-        str, typer.Option(metavar="LEVEL", help="What to print: function, or op for operations too.")
+        str,
+        typer.Option(metavar="LEVEL", help="What to print: function, or op for operations too."),
     ] = "function",
     map_file: options.Map = None,
     dtype: options.Dtype = None,

@@ -186,7 +186,7 @@ class _Operations(TorchDispatchMode):
     """Emits the results of every operation that PyTorch dispatches."""
 
     def __init__(self, functions: _Functions, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
         self._functions, self._recorder = functions, functions.recorder
         self._owned = {_memory(parameter) for parameter in model.parameters()}
 

@@ -29,7 +29,11 @@ tr.bad td.verdict { color: var(--fail); font-weight: 600; } p.quiet { color: var
 
 
 def print_zoom(
-    result: Zoom, *, level: Level = "function", all_rows: bool = False, console: Console | None = None
+    result: Zoom,
+    *,
+    level: Level = "function",
+    all_rows: bool = False,
+    console: Console | None = None,
 ) -> None:
     """Print ``result``: results of functions; with ``level`` `op` also operations, with ``all_rows`` arguments too."""
     out = console or Console(highlight=False)
@@ -70,7 +74,13 @@ def _shown(result: Zoom, side: str, level: Level, all_rows: bool) -> list[Inside
 
 def _cells(row: InsideRow) -> tuple[str, str, str, str, str]:
     where = f"{short(row.source)} in {row.caller}" if row.caller else short(row.source)
-    mark = "" if row.verdict == "not compared" else row.verdict.upper() if row.verdict == "no equal" else row.verdict
+    mark = (
+        ""
+        if row.verdict == "not compared"
+        else row.verdict.upper()
+        if row.verdict == "no equal"
+        else row.verdict
+    )
     return row.name, row.label, activation_text(row.dtype, row.shape), mark, where
 
 
