@@ -8,6 +8,7 @@ next tensor of the stream.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import replace
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from firstdiff.diff.measure import Measurement
     from firstdiff.diff.row import Row
     from firstdiff.traces.schema import Activation
@@ -47,21 +50,40 @@ def unscaled(found: Measurement) -> Measurement:
     return found if left >= found.error_l2 else replace(found, error_l2=left, relative_l2=left / r)
 
 
-def carries(later: Row, row: Row) -> bool:
-    """Whether the error of ``row`` is contained in that of ``later``, a tensor of the same shape, by their sketches.
+class Errors:
+    """The errors of wrong rows as sketches, by shape: where one of them is found again."""
 
-    With e and l their errors: <e, l> / <e, e> near 1, and a cosine above one half.
-    """
-    if row.activation.shape != later.activation.shape:
-        return False
-    error, other = _error_sketch(row), _error_sketch(later)
-    if error is None or other is None:
-        return False
-    square, product = float(error @ error), float(error @ other)
-    if square == 0 or product <= 0:
-        return False
-    cosine = product / sqrt(square * float(other @ other))
-    return cosine > _ALIKE and abs(product / square - 1) < _ALIKE
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows: dict[tuple[int, ...], list[Row]] = defaultdict(list)
+        self._sketches: dict[tuple[int, ...], list[np.ndarray]] = defaultdict(list)
+        self._stacked: dict[tuple[int, ...], np.ndarray] = {}
+        for row in rows:
+            sketch = _error_sketch(row) if row.verdict.bad else None
+            if sketch is not None:
+                self._rows[row.activation.shape].append(row)
+                self._sketches[row.activation.shape].append(sketch)
+
+    def containing(self, row: Row) -> list[Row]:
+        """Later rows of the same shape and step whose error contains that of ``row``, by their sketches.
+
+        With e and l the errors: <e, l> / <e, e> near 1, and a cosine above one half.
+        """
+        shape, error = row.activation.shape, _error_sketch(row)
+        if error is None or shape not in self._rows:
+            return []
+        if shape not in self._stacked:
+            self._stacked[shape] = np.stack(self._sketches[shape])
+        others = self._stacked[shape]
+        square, product = float(error @ error), others @ error
+        if square == 0:
+            return []
+        sizes = np.sqrt(square * np.maximum((others**2).sum(1), np.finfo(float).tiny))
+        found = (product / sizes > _ALIKE) & (np.abs(product / square - 1) < _ALIKE)
+        return [
+            self._rows[shape][number] for number in np.flatnonzero(found)
+            if self._rows[shape][number].activation.order > row.activation.order
+            and self._rows[shape][number].key.step == row.key.step
+        ]  # fmt: skip
 
 
 def _error_sketch(row: Row) -> np.ndarray | None:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from firstdiff.diff.carrying import carries, normalises, unscaled
+from firstdiff.diff.carrying import Errors, normalises, unscaled
 from firstdiff.diff.judge import WARN
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class _Healing:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = [row for row in rows if row.pair is not None]
+        self._errors = Errors(self.rows)
         self.healed: dict[int, str] = {}
         """By `id` of the row: the parts of one activation have one order."""
         self._calls: dict[str, list[Row]] = defaultdict(list)
@@ -149,13 +150,8 @@ class _Healing:
     def _carried_on(self, row: Row) -> bool:
         """Whether a later tensor that has not healed holds the error of ``row``."""
         return any(
-            later.verdict.bad
-            and not self.healed.get(id(later))
-            and later.activation.order > row.activation.order
-            and later.key.step == row.key.step
-            and carries(later, row)
-            and _values(later) != _values(row)
-            for later in self.rows
+            not self.healed.get(id(later)) and _values(later) != _values(row)
+            for later in self._errors.containing(row)
         )
 
     def _nothing_later(self, row: Row) -> str:

@@ -35,7 +35,7 @@ FAMILIES: tuple[Family, ...] = (attention, norms, activations, rotary, embedding
 """Those whose right computation is known without weights; a linear layer's kernel would have to be inferred."""
 ALIKE = 2
 """Layers of one stack that are looked at: a mistake in code is in all of them."""
-MOST = 1 << 20
+MOST = 1 << 19
 """Elements beyond which a tensor is left out."""
 LEAST_SCORE = 0.5
 """Errors smaller than half the floor are left out: two roundings that are nearly alike."""
