@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 def with_values(found: ModuleMap, reference: Trace, port: Trace) -> ModuleMap:
     """``found`` with pairs of modules that it left over and whose results are equal, one module on either side.
 
-    A function that does the work of several modules is left out: a map pairs paths.
+    What was paired because nothing else was left is asked again. A function that does the work of several modules is
+    left out: a map pairs paths.
     """
-    ours = _of(reference, found.reference_only)
-    theirs = _of(port, found.port_only)
+    guesses = [pair for pair in found.pairs if pair.evidence == "only one"]
+    ours = _of(reference, (*found.reference_only, *(pair.reference for pair in guesses)))
+    theirs = _of(port, (*found.port_only, *(pair.port for pair in guesses)))
     if not ours or not theirs:
         return found
     dtype = coarser(run_dtype(reference.activations), run_dtype(port.activations))
@@ -47,11 +49,15 @@ def with_values(found: ModuleMap, reference: Trace, port: Trace) -> ModuleMap:
     order = {a.key.path: a.order for a in reversed(reference.activations)}
     pairs = [MapPair(one, other, "values", CONFIDENCE["values"]) for one, other in made]
     paired = {pair.reference for pair in pairs}, {pair.port for pair in pairs}
+    wrong = [p for p in guesses if p.reference in paired[0] or p.port in paired[1]]
+    kept = [pair for pair in found.pairs if pair not in wrong]
+    left = (*found.reference_only, *(p.reference for p in wrong))
+    free = (*found.port_only, *(p.port for p in wrong))
     return replace(
         found,
-        pairs=tuple(sorted((*found.pairs, *pairs), key=lambda p: order.get(p.reference, 0))),
-        reference_only=tuple(path for path in found.reference_only if path not in paired[0]),
-        port_only=tuple(path for path in found.port_only if path not in paired[1]),
+        pairs=tuple(sorted((*kept, *pairs), key=lambda p: order.get(p.reference, 0))),
+        reference_only=tuple(path for path in left if path not in paired[0]),
+        port_only=tuple(path for path in free if path not in paired[1]),
     )
 
 
@@ -61,9 +67,10 @@ def _of(trace: Trace, paths: Iterable[str]) -> list[Activation]:
 
 
 def _results_are_equal(pair: CallPair) -> bool:
-    results = pair.reference.at("output")
-    equal = [one for one, _ in pair.equal if one.key.site == "output"]
-    return bool(results) and len(equal) == len(results)
+    """All results of either side: attention weights are often returned by one of them alone."""
+    results = [len(call.at("output")) for call in (pair.reference, pair.port)]
+    equal = sum(one.key.site == "output" for one, _ in pair.equal)
+    return equal > 0 and equal in results
 
 
 def _lone(pairs: Iterable[CallPair]) -> list[tuple[str, str]]:
