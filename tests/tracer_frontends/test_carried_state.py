@@ -239,13 +239,14 @@ def test_a_linen_collection_that_the_first_step_makes(record, averaged):
     def call(variables, x):
         result, changed = Averaged().apply(variables, x, mutable=["cache"])
         variables.update(changed)
-        return result
+        return result, changed
 
     given = {"params": averaged["params"]}
     recorded = record(given, call, STEPS)
     for step, truth in enumerate(sums(np.asarray(averaged["params"]["dense"]["kernel"]))):
         np.testing.assert_allclose(recorded.value("", step=step), truth, **ROUNDING)
     assert list(given) == ["params"]
+    assert recorded.capture.notes == ()
 
 
 def test_a_collection_that_nobody_stores_is_noted(record, averaged):
@@ -256,6 +257,8 @@ def test_a_collection_that_nobody_stores_is_noted(record, averaged):
     (note,) = recorded.capture.notes
     assert note.startswith("state: the call returns a changed 'cache' and does not store it in the")
     assert record(averaged, call, STEPS[:1]).capture.notes == ()
+    made = record({"params": averaged["params"]}, call, STEPS)
+    assert made.capture.notes == recorded.capture.notes
 
 
 def test_a_cache_that_is_passed_on_by_hand_is_carried_without_a_note(record, averaged):

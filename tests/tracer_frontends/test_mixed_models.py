@@ -12,6 +12,8 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from firstdiff.traces.errors import SubjectError
+
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 ROUNDING = {"rtol": 2e-5, "atol": 2e-6}
 
@@ -262,6 +264,43 @@ def test_equinox_inside_a_plain_function(record):
     np.testing.assert_allclose(recorded.value(""), 2 * recorded.value("mlp"), **ROUNDING)
     assert recorded.capture.notes == ()
     assert recorded.capture.never_fired == ()
+
+
+def test_equinox_arrays_without_their_module_are_refused_with_the_remedy(record):
+    params, static = eqx.partition(Perceptron(jax.random.key(0)), eqx.is_array)
+    with pytest.raises(SubjectError, match="make the whole module the model"):
+        record(params, lambda p, x: jax.vmap(eqx.combine(p, static))(x), {"x": X})
+
+
+def test_equinox_inside_nnx_and_linen(record):
+    inner = Perceptron(jax.random.key(0))
+
+    class Outer(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(4, 4, rngs=rngs)
+            self.mlp = nnx.data(inner)
+
+        def __call__(self, x):
+            return jax.vmap(self.mlp)(self.linear(x))
+
+    class Around(nn.Module):
+        mlp: object
+
+        @nn.compact
+        def __call__(self, x):
+            return jax.vmap(self.mlp)(nn.Dense(4, name="linear")(x))
+
+    variables = Around(inner).init(jax.random.key(0), X)
+    linen = {"variables": variables, "mlp": inner}
+    for model, call in (
+        (Outer(nnx.Rngs(0)), None),
+        (linen, lambda m, x: Around(m["mlp"]).apply(m["variables"], x)),
+    ):
+        recorded = record(model, call, {"x": X})
+        x = recorded.value("linear")
+        up = x @ np.asarray(inner.up.weight).T + np.asarray(inner.up.bias)
+        np.testing.assert_allclose(recorded.value("mlp.up"), up, **ROUNDING)
+        assert recorded.capture.notes == ()
 
 
 def keras_layer():

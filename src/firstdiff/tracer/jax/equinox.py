@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import types
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,17 @@ from firstdiff.tracer.jax.call import bound_signature, tap_call
 from firstdiff.tracer.jax.frontend import Split, split_pytree
 from firstdiff.tracer.jax.methods import recorded_methods
 from firstdiff.tracer.jax.tap import dotted, join
+from firstdiff.traces.errors import SubjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _TAG = "_firstdiff_path"
+_MISMATCH = re.compile("pytree structure|custom node|Mismatch")
+_WHOLE = (
+    "where the call joins the model with another Equinox module (equinox.combine, a tree_map over both), make the "
+    "whole module the model: a capture records a copy whose classes are subclasses of its own"
+)
 _METHODS: dict[type, dict[str, tuple[type, Any]]] = {}
 _TRACED: dict[type, type] = {}
 """Traced subclasses, made once: JAX keeps every pytree class for ever."""
@@ -42,8 +49,17 @@ class EquinoxFrontEnd:
 
     @contextlib.contextmanager
     def installed(self, model: Any) -> Iterator[Any]:
-        """Yields a tapped copy of ``model`` with the same arrays. There is nothing to undo."""
-        yield _traced(model, "", {})
+        """Yields a tapped copy of ``model`` with the same arrays. There is nothing to undo.
+
+        `SubjectError` with the remedy where the call joins the copy with a module from outside: their classes differ.
+        """
+        try:
+            yield _traced(model, "", {})
+        except SubjectError as error:
+            cause = error.__cause__
+            if not (isinstance(cause, ValueError) and _MISMATCH.search(str(cause))):
+                raise
+            raise SubjectError(f"{error}; {_WHOLE}") from cause
 
     def split(self, model: Any) -> Split:
         """As `equinox.filter_jit` does: JAX arrays are arguments, everything else is static."""

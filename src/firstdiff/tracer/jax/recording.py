@@ -15,7 +15,7 @@ from firstdiff.tracer.jax.outputs import difference, leaves_of
 from firstdiff.tracer.jax.plant import plan_planting
 from firstdiff.tracer.jax.run import Run, facts_of, refuse_other_branches
 from firstdiff.tracer.jax.schedule import schedule
-from firstdiff.tracer.jax.state import Returned, not_put_back
+from firstdiff.tracer.jax.state import Unkept
 from firstdiff.tracer.jax.strangers import notes_on_strangers
 from firstdiff.tracer.jax.streaming import refuse_several_devices
 from firstdiff.tracer.jax.tracing import Given, Inputs, Tracing
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
     from firstdiff.traces.schema import Key
 
 __all__ = ["Inputs", "Recording"]
-
-_NOT_CARRIED = (
-    "state: the call returns a changed {0!r} and does not store it in the model, so every step began with the "
-    "same one; store it (model[...] = ...) or give it to the next step as an input"
-)
 
 
 @dataclass
@@ -70,7 +65,7 @@ class Recording:
         self._outputs: dict[str, np.ndarray] = {}
         self._differences: list[tuple[bool, float]] = []
         self._notes: list[str] = []
-        self._unkept: list[str] = []
+        self._unkept = Unkept()
         self._planted: list[Key] = []
         self._refused: dict[Key, str] = {}
 
@@ -94,20 +89,11 @@ class Recording:
             kept = sorted(done.state)
             plain = self._tracing.plain(given, mode=self.mode, exact=self.exact, kept=kept)
             self._differences.append(difference(outputs, plain))
-        self._note_state(given, inputs, done)
         self._tracing.keep(given, done)
-        self._notes.extend((*program.plan.notes, *self._tracing.notes))
+        unkept = self._unkept.after(self._tracing.model, given.model, inputs, done)
+        self._notes.extend((*unkept, *program.plan.notes, *self._tracing.notes))
         self._steps += 1
         return done.result
-
-    def _note_state(self, given: Given, inputs: Inputs, done: Returned) -> None:
-        """Say from the second step on which state of the first ones was not carried."""
-        if self._steps:
-            self._notes.extend(
-                _NOT_CARRIED.format(name) for name in self._unkept if name not in inputs
-            )
-        kept = [given.model.name(place) for place in done.state] if not done.other else []
-        self._unkept = not_put_back(self._tracing.model, done.result, inputs, kept)
 
     def listed(self, inputs: Inputs) -> list[Occurrence]:
         """The activations of one forward pass, in execution order, without their values.

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from firstdiff.tracer.jax.frontend import Split
 
 
+_COLLECTIONS = ("cache", "batch_stats")
+_NOT_CARRIED = (
+    "state: the call returns a changed {!r} and does not store it in the model, so every step began with the same one; "
+    "store it (model[...] = ...) or give it to the next step as an input"
+)
+
+
 class Returned(NamedTuple):
     """What the program of one step returns."""
 
@@ -46,6 +53,22 @@ def returned(result: Any, before: Split, after: Split) -> tuple[Returned, list[s
     return Returned(result, state, False), [before.name(place) for place in lost]
 
 
+class Unkept:
+    """State that steps return and that nobody carries, for notes."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+
+    def after(
+        self, model: Any, split: Split, inputs: Mapping[str, Any], done: Returned
+    ) -> list[str]:
+        """Notes after a step with these ``inputs``: from the second one on, on what the one before returned."""
+        notes = [_NOT_CARRIED.format(name) for name in self._names if name not in inputs]
+        stored = [] if done.other else [split.name(place) for place in done.state]
+        self._names = not_put_back(model, done.result, inputs, stored)
+        return notes
+
+
 def not_put_back(
     model: Any, result: Any, inputs: Mapping[str, Any], kept: Iterable[str]
 ) -> list[str]:
@@ -64,7 +87,23 @@ def not_put_back(
         same = (jax.tree_util.tree_leaves(node) for node in _nodes(result, structure))
         if any(_differ(leaves, others) for others in same):
             found.append(name)
-    return found
+    return found + [
+        name for name in _collections(result) if name not in inputs and not _holds(model, name)
+    ]
+
+
+def _holds(model: Any, name: str) -> bool:
+    return isinstance(model, Mapping) and name in model
+
+
+def _collections(result: Any) -> list[str]:
+    """linen's collections among the keys of mappings in ``result``: a step may be the first to make one."""
+
+    def has(node: Any) -> bool:
+        return isinstance(node, Mapping) and any(name in node for name in _COLLECTIONS)
+
+    nodes = [node for node in jax.tree_util.tree_leaves(result, is_leaf=has) if has(node)]
+    return [name for name in _COLLECTIONS if any(name in node for node in nodes)]
 
 
 def _parts(model: Any) -> Iterator[tuple[str, Any]]:
