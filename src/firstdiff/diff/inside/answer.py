@@ -77,6 +77,8 @@ class Zoom:
     """The reference's function, then the port's; empty when nothing is wrong."""
     nearest: str = ""
     """What in the port resembles the reference's first unmatched value most, and where the two agree."""
+    computed: bool = False
+    """Whether the port does compute the reference's value, and goes on with another one."""
     rows: tuple[InsideRow, ...] = ()
     """Every value inside the module, the reference's in its order, then the port's."""
     notes: tuple[str, ...] = ()
@@ -101,11 +103,18 @@ class Zoom:
         theirs = next((s for s in self.spots if s.side == "port"), None)
         sentences = []
         if ours is not None:
-            nearest = f"; its nearest is {self.nearest}" if self.nearest else ""
-            sentences.append(f"{spoken(ours)} has no equal in the port{nearest}.")
+            sentences.append(f"{spoken(ours)} {self._fate()}.")
         if theirs is not None:
             sentences.append(f"In the port it goes wrong in {named(theirs)}{_reached(theirs)}.")
         return " ".join(sentences)
+
+    def _fate(self) -> str:
+        """What becomes of the reference's value in the port."""
+        if self.computed:
+            place = f" ({self.nearest})" if self.nearest else ""
+            return f"is computed in the port too{place}, which goes on with another value"
+        nearest = f"; its nearest is {self.nearest}" if self.nearest else ""
+        return f"has no equal in the port{nearest}"
 
     def to_json(self) -> str:
         """The whole result as JSON, UTF-8."""
@@ -129,6 +138,7 @@ def spoken(spot: Spot) -> str:
 
 
 def _reached(spot: Spot) -> str:
-    called = f", called by {spot.caller} at {short(spot.called)}" if spot.called else ""
+    at = f" at {short(spot.called)}" if spot.called else ""
+    called = f", called by {spot.caller}{at}" if spot.caller else ""
     line = f", at {short(spot.line)}" if spot.line and spot.line != spot.called else ""
     return f"{line}{called}"

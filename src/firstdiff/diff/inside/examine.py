@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from firstdiff.diff.inside.answer import InsideRow, SideName, Spot, Zoom, short
@@ -43,7 +43,22 @@ class Scope:
     @property
     def inner(self) -> tuple[Activation, ...]:
         """What happened in its own code, functions and operations."""
-        return tuple(a for a in self.trace.deeper if a.key.path in self.paths)
+        found = [a for a in self.trace.deeper if a.key.path in self.paths]
+        if "functions" in self.trace.header.front_end.split("+"):
+            found = sorted([*found, *self._functions()], key=lambda a: a.order)
+        return tuple(found)
+
+    def _functions(self) -> Iterator[Activation]:
+        """Of a port of plain functions: what is recorded as a module below this one is a function that it calls."""
+        for a in (*self.trace.activations, *self.trace.deeper):
+            own = next((p for p in self.paths if a.key.path.startswith(f"{p}." if p else "")), None)
+            names = [part for part in a.key.path.split(".") if not part.isdigit()]
+            if own is None or not names or a.key.path in self.paths:
+                continue
+            key = replace(a.key, path=own)
+            if a.key.level == "module":
+                key = replace(key, method=f"{names[-1]}@{a.key.path}{FUNCTION_MARK}")
+            yield replace(a, key=key, class_name=a.class_name or (names[-2:-1] or [""])[0])
 
     @property
     def around(self) -> tuple[Activation, ...]:
@@ -53,6 +68,14 @@ class Scope:
     def is_near(self, path: str) -> bool:
         """Whether ``path`` is the module, or one directly below."""
         return any(path == own or parent(path) == own for own in self.paths)
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """`file:line` of the definition of each function, by `Key.method`."""
+        found: dict[str, str] = dict(self.trace.header.extra.get("functions", {}))
+        if not found:  # plain functions: an argument is tapped where the function begins
+            found = {a.key.method: a.source for a in self.inner if a.key.site == "input"}
+        return found
 
     @property
     def own_code(self) -> str:
@@ -96,8 +119,9 @@ def examine(
         _spot("reference", reference, reference_blame, ours, theirs, wrong),
         _spot("port", port, port_blame, theirs, ours, wrong),
     )
-    near = _nearest(reference_blame, reference, port, theirs)
-    return Zoom("", "", "", tap=wrong.name, spots=spots, nearest=near, rows=rows)
+    computed = theirs.values.has(reference.trace, reference_blame.value)
+    near = _nearest(reference_blame, reference, port, theirs, computed=computed)
+    return Zoom("", "", "", tap=wrong.name, spots=spots, nearest=near, computed=computed, rows=rows)
 
 
 def _half(scope: Scope, tolerance: float, padding: np.ndarray | None) -> Half:
@@ -131,18 +155,19 @@ def _spot(
     side: SideName, scope: Scope, found: Blame, own: Half, other: Half, wrong: Handed
 ) -> Spot:
     call = found.call
-    definitions = scope.trace.header.extra.get("functions", {})
+    definitions = scope.definitions
     name = call.name if call is not None else scope.own_code
     line = _line(found, name, own, other)
     if call is None:
         defined = definitions.get(f"{name}{FUNCTION_MARK}", "")
         return Spot(side, name, defined, line=line, value=_label(found, call, wrong))
+    plain = "@" in call.method  # plain functions are recorded without the line that calls them
     return Spot(
         side,
         name,
         definitions.get(call.method, ""),
         call.caller,
-        call.source,
+        "" if plain else call.source,
         line,
         _label(found, call, wrong),
     )
@@ -151,7 +176,7 @@ def _spot(
 def _line(found: Blame, name: str, own: Half, other: Half) -> str:
     """Where in the function the first value arises that the other side lacks and that no later operation heals."""
     if found.value.key.level == "function" and found.value.key.site == "input":
-        return found.value.source
+        return found.value.source if found.value.class_name == name else ""
     start, end = (found.call.first, found.call.last) if found.call else (0, found.value.order)
     inside = [a for a in own.ops if a.class_name == name and start <= a.order <= end]
     last = ""
@@ -177,7 +202,7 @@ def _label(found: Blame, call: FunctionCall | None, wrong: Handed) -> str:
     return "the result"
 
 
-def _nearest(found: Blame, reference: Scope, port: Scope, theirs: Half) -> str:
+def _nearest(found: Blame, reference: Scope, port: Scope, theirs: Half, *, computed: bool) -> str:
     """`apply_rotary_emb (my_port.py:121), equal at position 0 only`: among the results of the port's functions."""
     if not found.value.shape:
         return ""
@@ -188,8 +213,12 @@ def _nearest(found: Blame, reference: Scope, port: Scope, theirs: Half) -> str:
     if near is None:
         return ""
     call = calls[near.value.first.order]
-    place = short(port.trace.header.extra.get("functions", {}).get(call.method, call.source))
+    place = short(port.definitions.get(call.method, call.source))
+    if computed:
+        return f"{call.name} ({place})" if near.laid.error <= theirs.values.tolerance else ""
     words = near.likeness.words or f"relative L2 of the difference {near.laid.error:.2g}"
+    if near.laid.error <= theirs.values.tolerance:
+        words = "which holds the same numbers in another order"
     return f"{call.name} ({place}), {words}"
 
 
@@ -200,7 +229,7 @@ def _rows(side: SideName, scope: Scope, own: Half, other: Half) -> tuple[InsideR
         if a.shape and a.place is not None:
             verdict = "equal" if other.values.has(own.trace, a) else "no equal"
         label = f"{a.key.site} {a.key.leaf}".rstrip()
-        name = a.key.method.removesuffix(FUNCTION_MARK)
+        name = a.key.method.removesuffix(FUNCTION_MARK).partition("@")[0]
         found.append(
             InsideRow(
                 side, a.order, a.key.level, name, label, a.shape, a.dtype, verdict, a.source,

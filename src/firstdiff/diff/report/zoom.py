@@ -74,13 +74,7 @@ def _shown(result: Zoom, side: str, level: Level, all_rows: bool) -> list[Inside
 
 def _cells(row: InsideRow) -> tuple[str, str, str, str, str]:
     where = f"{short(row.source)} in {row.caller}" if row.caller else short(row.source)
-    mark = (
-        ""
-        if row.verdict == "not compared"
-        else row.verdict.upper()
-        if row.verdict == "no equal"
-        else row.verdict
-    )
+    mark = {"not compared": "", "no equal": "NO EQUAL"}.get(row.verdict, row.verdict)
     return row.name, row.label, activation_text(row.dtype, row.shape), mark, where
 
 
