@@ -212,11 +212,12 @@ class Maker:
         inputs: dict[str, np.ndarray] | None = None,
         digest_only: bool = False,
         as_port: bool = False,
+        front_end: str = "linen",
     ) -> Path:
         framework = "jax" if as_port else "torch"
         rename = rename or (port_path if as_port else plain_path)
         header = Header(
-            framework, front_end="torch" if framework == "torch" else "linen", dtype=dtype,
+            framework, front_end="torch" if framework == "torch" else front_end, dtype=dtype,
             model={"type": "tiny"}, versions={framework: "1.0"}, mode="eager" if framework == "torch" else "jit",
             output_check={"checked": True, "bitwise": True, "max_abs": 0.0},
         )  # fmt: skip

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from firstdiff.diff import diff
+from firstdiff.diff.modules import Module, ModulePair, serving_one
 from firstdiff.diff.value_match import _longest_chain
 from firstdiff.diff.weights.modulemap import CERTAIN, ModuleMap
 from firstdiff.diff.weights.valued import with_values
-from firstdiff.traces import open_trace
+from firstdiff.traces import Key, open_trace
+from firstdiff.traces.schema import Activation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +71,9 @@ def run(
     """The comparison, and the reference's path of each call of the port."""
     taps = as_functions(maker.taps(fault, dtype, other_order=True, **options))
     truth = {(tap.path, tap.call): tap.reference for tap in taps}
-    port = maker.write("port.h5", taps, dtype=dtype, as_port=True, rename=lambda path: path)
+    port = maker.write(
+        "port.h5", taps, dtype=dtype, as_port=True, rename=str, front_end="functions"
+    )
     return diff(maker.reference(dtype), port), truth
 
 
@@ -151,6 +155,21 @@ def test_only_pairs_of_equal_values_are_sure(maker: Any) -> None:
             assert row.verdict.kind == "agrees"
 
 
+def test_a_function_that_serves_several_modules_is_none_of_them() -> None:
+    """`mlp.linear` is a usual name of down_proj, but here it is called three times."""
+
+    def module(path: str, calls: int) -> Module:
+        keys = (Key(path, "output", call=call) for call in range(calls))
+        return Module(
+            path, "call", "", tuple(Activation(n, k, "float32", (2,)) for n, k in enumerate(keys))
+        )
+
+    one, once, thrice = module("a", 1), module("b", 1), module("b", 3)
+    match = serving_one(lambda ours, theirs, _pairs: [ModulePair(ours[0], theirs[0], "alias")])
+    assert match([one], [once], [])
+    assert not match([one], [thrice], [])
+
+
 def test_names_are_enough_where_they_align(maker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("values were looked at")
@@ -166,7 +185,7 @@ def test_unrelated_values_are_not_paired_in_a_port_that_agrees(maker: Any) -> No
     for tap in taps:
         if tap.reference.endswith("self_attn.q_proj") and tap.site == "output":
             tap.value = np.random.default_rng(0).normal(size=tap.value.shape).astype(np.float32)
-    port = maker.write("port.h5", taps, as_port=True, rename=lambda path: path)
+    port = maker.write("port.h5", taps, as_port=True, rename=str, front_end="functions")
     result = diff(maker.reference(), port)
     assert result.exit_code == 0
     missing = {row.name for row in result.rows if row.side == "reference"}
@@ -176,7 +195,7 @@ def test_unrelated_values_are_not_paired_in_a_port_that_agrees(maker: Any) -> No
 def test_the_map_pairs_modules_whose_results_are_equal(maker: Any) -> None:
     """Only where one path is one path: a function that serves four projections is left out."""
     taps = as_functions(maker.taps(other_order=True))
-    port = maker.write("port.h5", taps, as_port=True, rename=lambda path: path)
+    port = maker.write("port.h5", taps, as_port=True, rename=str, front_end="functions")
     with open_trace(maker.reference()) as ours, open_trace(port) as theirs:
         sides = [tuple(dict.fromkeys(a.key.path for a in t.activations)) for t in (ours, theirs)]
         found = with_values(ModuleMap((), *sides), ours, theirs)

@@ -101,3 +101,20 @@ def run_matchers(
         if left and right:
             pairs += matcher(left, right, pairs)
     return pairs
+
+
+def serving_one(matcher: Matcher) -> Matcher:
+    """``matcher`` without pairs whose port is called more often: a function that serves several modules is no one of
+    them."""
+
+    def match(
+        reference: Sequence[Module], port: Sequence[Module], pairs: Sequence[ModulePair]
+    ) -> list[ModulePair]:
+        found = matcher(reference, port, pairs)
+        return [pair for pair in found if _calls(pair.port) <= _calls(pair.reference)]
+
+    return match
+
+
+def _calls(module: Module) -> int:
+    return len({(a.key.step, a.key.call) for a in module.activations})

@@ -25,6 +25,7 @@ from firstdiff.diff.judge import FAIL, WARN, Verdict
 from firstdiff.diff.locate import Finding, locate, row_of
 from firstdiff.diff.mapping import PathMap, read_map
 from firstdiff.diff.measure import Side
+from firstdiff.diff.modules import serving_one
 from firstdiff.diff.names import wrapper_prefix
 from firstdiff.diff.origin import with_origins
 from firstdiff.diff.pattern import find_pattern
@@ -105,6 +106,8 @@ def _compared(
     """The comparison of the activations alone."""
     progress("aligning")
     last, stopped = last_common_step(ours, theirs)
+    if theirs.header.front_end == "functions":
+        matchers = tuple(serving_one(matcher) for matcher in matchers)
     alignment = align(
         up_to(ours.activations, last),
         up_to(theirs.activations, last),
