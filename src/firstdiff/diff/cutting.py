@@ -38,7 +38,7 @@ class Fitted:
     """The slicing that was chosen."""
 
     slicing: Slicing
-    """The one with every member near the floor, the plainest of several; else the one with the least error."""
+    """The one with every member near the floor, the plainest of several; else with most members, or the least error."""
     errors: tuple[float, ...]
     """Relative L2 of each member, over a sample of its elements."""
     others: tuple[str, ...]
@@ -72,7 +72,7 @@ def fit(
         errors = trial.errors(way)
         if max(errors) <= limit:
             return Fitted(way, errors, ("",) * len(members))
-        if best is None or _total(best[1]) > GUESS * _total(errors):
+        if best is None or _better(errors, best[1], limit):
             best = way, errors
     if best is None:
         return None
@@ -87,6 +87,12 @@ def _applies(way: Slicing, whole: Side, sizes: Sequence[int]) -> bool:
     """Whether ``way``, found for another layer, has the same sizes."""
     size = prod(way.cuts[0].read)
     return size == whole.stored.size and [prod(cut.shape) for cut in way.cuts] == list(sizes)
+
+
+def _better(errors: Sequence[float], than: Sequence[float], limit: float) -> bool:
+    """Whether more members fit, or as many and the error is smaller by a quarter."""
+    fits = [sum(error <= limit for error in found) for found in (errors, than)]
+    return fits[0] > fits[1] or (fits[0] == fits[1] and _total(than) > GUESS * _total(errors))
 
 
 def _total(errors: Sequence[float]) -> float:

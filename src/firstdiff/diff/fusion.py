@@ -25,6 +25,11 @@ FUSED = {
     "mlp.gate_up": ("mlp.gate", "mlp.up"),
 }
 """Roles of `aliases.GROUPS` that are one module on one side, and what they are made of."""
+_NUMBERED = {
+    normalise(name): name
+    for name in (*(name for names in GROUPS.values() for name in names), "fc1", "fc2")
+    if len(normalise(name)) == 2
+}
 _MOST_MEMBERS = 4
 """By size alone, at most so many neighbours are one module."""
 
@@ -43,6 +48,8 @@ class Fusion:
     """What it rests on; `values` needs agreement of the elements."""
     ordered: bool = False
     """Whether the members are numbered: they lie in that order, or they are wrong."""
+    numbers: tuple[int, ...] = ()
+    """Of experts that are given their own tokens alone, while the whole is [experts, ...]: which they are."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +111,10 @@ def _by_index(sides: Sides) -> list[Fusion]:
     """Members `experts.0.w1`, `experts.1.w1`, ... and one module of the size of them all."""
     stacks: dict[tuple[Segments, Segments], dict[int, Module]] = defaultdict(dict)
     for module in sides.parts:
-        path = normalise(module.path)
-        for place, segment in enumerate(path):
-            if segment.isdigit():
-                stacks[path[:place], path[place + 1 :]][int(segment)] = module
+        path = _segments(module.path)
+        places = [place for place, segment in enumerate(path) if segment.isdigit()]
+        for place in places[-1:]:  # the innermost number: the expert's, not the layer's
+            stacks[path[:place], path[place + 1 :]][int(path[place])] = module
     found = []
     for whole in sides.wholes:
         digits, size = _digits(whole.path), _size(whole)
@@ -115,6 +122,8 @@ def _by_index(sides: Sides) -> list[Fusion]:
             members = tuple(stack[n] for n in sorted(stack))
             around = tuple(s for s in (*head, *tail) if s.isdigit())
             complete = len(stack) > 1 and set(stack) == set(range(len(stack)))
+            if digits == around and size and size != sum(map(_size, members)):
+                found += _routed(whole, stack, sides)
             if complete and digits == around and size == sum(map(_size, members)):
                 alike = _last(whole.path) & _last(members[0].path)
                 evidence: Evidence = "alias" if alike else "values"
@@ -122,9 +131,26 @@ def _by_index(sides: Sides) -> list[Fusion]:
     return sorted(found, key=lambda fusion: fusion.evidence)  # those of equal names first
 
 
+def _routed(whole: Module, stack: Mapping[int, Module], sides: Sides) -> list[Fusion]:
+    """Experts of equal names, each given some of the tokens; those that were given none did not run."""
+    result = only(whole.outputs())
+    numbers = tuple(sorted(stack))
+    members = tuple(stack[n] for n in numbers)
+    results = [only(m.outputs()) for m in members]
+    if result is None or len(result.shape) < 3 or result.shape[0] <= numbers[-1]:
+        return []
+    named = _last(whole.path) & _last(members[0].path) and "expert" in members[0].path.casefold()
+    rows = all(
+        r is not None and len(r.shape) == 2 and r.shape[-1] == result.shape[-1] for r in results
+    )
+    if not named or not rows:
+        return []
+    return [Fusion(whole, members, sides.side, "alias", ordered=True, numbers=numbers)]
+
+
 def _last(path: str) -> set[str]:
     """The last name of ``path`` without its number, and the roles that it has."""
-    names = [segment for segment in normalise(path) if not segment.isdigit()]
+    names = [segment for segment in _segments(path) if not segment.isdigit()]
     return {*names[-1:], *_roles(path)}
 
 
@@ -157,13 +183,20 @@ def _near(whole: Module, sides: Sides) -> Iterator[list[Module]]:
 
 
 def _digits(path: str) -> tuple[str, ...]:
-    return tuple(segment for segment in normalise(path) if segment.isdigit())
+    return tuple(segment for segment in _segments(path) if segment.isdigit())
+
+
+def _segments(path: str) -> Segments:
+    """`normalise`, but `w1` and `fc1` at the end are names, not numbered ones."""
+    segments = normalise(path)
+    name = _NUMBERED.get(segments[-2:])
+    return segments if name is None else (*segments[:-2], name)
 
 
 def _roles(path: str) -> set[str]:
     """Roles of the last segment of ``path``, whatever is around it."""
-    last = normalise(path)[-1:]
-    return {role for role, names in GROUPS.items() if any(normalise(n) == last for n in names)}
+    last = _segments(path)[-1:]
+    return {role for role, names in GROUPS.items() if any(_segments(n) == last for n in names)}
 
 
 def _size(module: Module) -> int:

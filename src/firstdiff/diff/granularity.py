@@ -5,22 +5,23 @@ After `align`, which pairs module with module, and apart from it because values 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from firstdiff.diff.align import Alignment, Pair, leftovers
 from firstdiff.diff.cutting import Fitted, Member, fit
-from firstdiff.diff.fusion import Fusion, Sides, fusions, only
+from firstdiff.diff.fusion import Fusion, Sides, fusions
 from firstdiff.diff.fusion_words import Told, family, sentences
 from firstdiff.diff.inference import NEAR
 from firstdiff.diff.measure import Side
 from firstdiff.diff.modules import modules_of
+from firstdiff.diff.routing import expert_rows, with_rows
+from firstdiff.diff.slots import Slot, results, slots
 from firstdiff.traces import digest
 from firstdiff.traces.padding import valid_elements
-from firstdiff.traces.part import part_of
+from firstdiff.traces.part import origin, part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,10 +46,11 @@ def with_parts(
 
     ``by_weights`` are (reference path, port path) of modules of which one holds a part of the other's parameters.
     """
+    alignment = replace(alignment, pairs=tuple(with_rows(alignment.pairs, comparison)))
     found = _Finder(alignment, comparison).run(tuple(by_weights))
     if not found.pairs:
         return alignment
-    used = {id(a) for a in found.used}
+    used = found.used
     given_up = [p for p in alignment.pairs if used & {id(p.reference), id(p.port)}]
     kept = [p for p in alignment.pairs if not used & {id(p.reference), id(p.port)}]
     return replace(
@@ -73,16 +75,6 @@ def _left(
     return sorted((a for a in (*before, *given_up) if id(a) not in used), key=lambda a: a.order)
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """One call of a fused module and of its members."""
-
-    whole: Activation
-    members: tuple[Activation, ...]
-    inputs: tuple[tuple[Activation, Activation], ...]
-    """(whole's input, a member's)."""
-
-
 class _Finder:
     """Goes through what may be fused; a module belongs to one fusion."""
 
@@ -90,9 +82,14 @@ class _Finder:
         self.comparison = comparison
         self.alignment = alignment
         self.pairs: list[Pair] = []
-        self.used: list[Activation] = []
+        self.used: set[int] = set()
+        """By `id`: what has a partner now, and had none, or one that was given up."""
         self._taken: set[tuple[str, str, str]] = set()
         self._weak = [p for p in alignment.pairs if p.evidence in _WEAK and p.reference.key.path]
+        self._settled = {
+            id(a) for p in alignment.pairs if p.evidence not in _WEAK for a in (p.reference, p.port)
+        }
+        self._recorded: list[dict[tuple[str, str], Module]] = []
         self._doubtful = {id(a) for p in self._weak for a in (p.reference, p.port)}
         self._usual: dict[object, Slicing] = {}
         self.told: list[Told] = []
@@ -138,8 +135,12 @@ class _Finder:
 
     def _try(self, fusion: Fusion) -> None:
         """Pair the calls of ``fusion``, when its elements do not speak against it."""
-        made: list[tuple[_Slot, Fitted, float]] = []
-        for slot in _slots(fusion):
+        fusion = self._complete(fusion)
+        if fusion.numbers:
+            self._route(fusion)
+            return
+        made: list[tuple[Slot, Fitted, float]] = []
+        for slot in slots(fusion):
             found = self._fitted(fusion, slot)
             if found is not None:
                 made.append((slot, *found))
@@ -153,7 +154,7 @@ class _Finder:
             self.told.append(Told(fusion, fitted.slicing, fitted.fits(limit)))
             self._pair(fusion, slot, fitted)
 
-    def _fitted(self, fusion: Fusion, slot: _Slot) -> tuple[Fitted, float] | None:
+    def _fitted(self, fusion: Fusion, slot: Slot) -> tuple[Fitted, float] | None:
         """How the members lie in the whole, and the relative L2 within which they agree."""
         ours, theirs = self._traces(fusion)
         if any(a.place is None for a in (slot.whole, *slot.members)):
@@ -169,6 +170,38 @@ class _Finder:
         fitted = fit(whole, members, limit, self._usual.get(family(fusion)), ordered=fusion.ordered)
         return None if fitted is None else (fitted, limit)
 
+    def _route(self, fusion: Fusion) -> None:
+        """Pair each expert with its slice of the whole, cut down to the tokens that it was given."""
+        trace, others = self._traces(fusion)
+        made, given = results(fusion.whole), results(fusion.whole, "input")
+        for number, member in zip(fusion.numbers, fusion.members, strict=True):
+            returned, taken = results(member), results(member, "input")
+            for slot in made.keys() & given.keys() & returned.keys() & taken.keys():
+                found = expert_rows(
+                    (given[slot], made[slot]),
+                    number,
+                    (taken[slot], returned[slot]),
+                    trace,
+                    others,
+                )
+                for part, one in found:
+                    self._add(fusion, part, one)
+        self._taken.update(self._names(fusion))
+
+    def _complete(self, fusion: Fusion) -> Fusion:
+        """``fusion`` with all that was recorded of its modules: their inputs may have partners already."""
+        if not self._recorded:
+            for trace in (self.comparison.reference, self.comparison.port):
+                self._recorded.append(
+                    {(m.path, m.method): m for m in modules_of(trace.activations)}
+                )
+        here, there = self._recorded if fusion.side == "reference" else self._recorded[::-1]
+        return replace(
+            fusion,
+            whole=here[fusion.whole.path, fusion.whole.method],
+            members=tuple(there[m.path, m.method] for m in fusion.members),
+        )
+
     def _traces(self, fusion: Fusion) -> tuple[Trace, Trace]:
         """(trace of the whole, trace of the members)."""
         both = self.comparison.reference, self.comparison.port
@@ -178,7 +211,7 @@ class _Finder:
         ours, theirs = (whole, member) if fusion.side == "reference" else (member, whole)
         return self.comparison.floors.of(ours, theirs, 1.0, int(np.prod(member.shape))).relative
 
-    def _pair(self, fusion: Fusion, slot: _Slot, fitted: Fitted) -> None:
+    def _pair(self, fusion: Fusion, slot: Slot, fitted: Fitted) -> None:
         trace, _ = self._traces(fusion)
         for member, cut, other in zip(
             slot.members, fitted.slicing.cuts, fitted.others, strict=True
@@ -187,41 +220,18 @@ class _Finder:
             part = part_of(slot.whole, cut, digest(np.ascontiguousarray(stored), slot.whole.dtype))
             hint = f"no slicing fits all; {other} would fit" if other else ""
             self._add(fusion, part, member, hint)
-            self.used += [slot.whole, member]
         for given, taken in slot.inputs:
             self._add(fusion, given, taken)
-            self.used += [given, taken]
+        fitting = None if slot.given is None else self._fitted(fusion, slot.given)
+        if slot.given is not None and fitting is not None:
+            self._pair(fusion, slot.given, fitting[0])
 
     def _add(self, fusion: Fusion, whole: Activation, member: Activation, hint: str = "") -> None:
         ours, theirs = (whole, member) if fusion.side == "reference" else (member, whole)
+        if ours.key.site == "input" and id(origin(ours)) in self._settled:
+            return
         self.pairs.append(Pair(ours, theirs, fusion.evidence, hint=hint))
-
-
-def _slots(fusion: Fusion) -> Iterator[_Slot]:
-    """The calls in which the whole and every member returned one floating-point tensor."""
-    results = [_results(module) for module in (fusion.whole, *fusion.members)]
-    given = [_results(module, "input") for module in (fusion.whole, *fusion.members)]
-    for slot, whole in results[0].items():
-        members = [found.get(slot) for found in results[1:]]
-        if any(member is None for member in members):
-            continue
-        own = given[0].get(slot)
-        inputs = [
-            (own, other)
-            for found in given[1:]
-            if own is not None and (other := found.get(slot)) is not None
-            if np.prod(own.shape) == np.prod(other.shape)
-        ]
-        yield _Slot(whole, tuple(m for m in members if m is not None), tuple(inputs))
-
-
-def _results(module: Module, site: str = "output") -> dict[tuple[int, int], Activation]:
-    groups: dict[tuple[int, int], list[Activation]] = defaultdict(list)
-    for activation in module.activations:
-        if activation.key.site == site:
-            groups[activation.key.step, activation.key.call].append(activation)
-    found = {slot: only(activations) for slot, activations in groups.items()}
-    return {slot: activation for slot, activation in found.items() if activation is not None}
+        self.used |= {id(origin(a)) for a in (ours, theirs)} - self._settled
 
 
 def _believed(fitted: Fitted, limit: float) -> bool:
