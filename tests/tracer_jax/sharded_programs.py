@@ -226,6 +226,40 @@ def loops_in_shards(checked):
     assert event_of(events, "layers.1").axes == (Axis("scan", 2, 1),)
 
 
+def columns_in_shards(checked):
+    """A `vmap` over columns inside shards: values come and are given with the columns in front of each shard, or of
+    the whole tensor."""
+    mesh = jax.make_mesh((4,), ("dp",), axis_types=(AxisType.Auto,))
+
+    def column(x):
+        x = firstdiff.tap("x", x)
+        return firstdiff.tap("h", jnp.tanh(x) * 2) + 1
+
+    def call(_w, x):
+        return jax.shard_map(
+            jax.vmap(column, in_axes=1, out_axes=1),
+            mesh=mesh,
+            in_specs=P("dp", None),
+            out_specs=P("dp", None),
+            check_vma=checked,
+        )(x)
+
+    x = RNG.normal(size=(8, 3)).astype(np.float32)
+    given = {"x": jnp.asarray(x)}
+    _, values, _ = record(jnp.ones(1), call, given)
+    close(values["x"], x.T)
+    close(values["h"], np.tanh(x).reshape(4, 2, 3).swapaxes(1, 2) * 2)
+    whole = RNG.normal(size=(3, 8)).astype(np.float32)
+    planted = {Key("x", "output", "", "__call__"): whole}
+    _, values, captured = record(jnp.ones(1), call, given, values=planted)
+    close(values["h"], np.tanh(whole.T).reshape(4, 2, 3).swapaxes(1, 2) * 2)
+    close(captured.outputs[""], np.tanh(whole.T) * 2 + 1)
+    shards = RNG.normal(size=(4, 3, 2)).astype(np.float32)
+    planted = {Key("h", "output", "", "__call__"): shards}
+    _, values, captured = record(jnp.ones(1), call, given, values=planted)
+    close(captured.outputs[""], shards.swapaxes(1, 2).reshape(8, 3) + 1)
+
+
 CASES = {
     "auto": lambda: named_sharding(AxisType.Auto),
     "explicit": lambda: named_sharding(AxisType.Explicit),
@@ -236,6 +270,8 @@ CASES = {
     "planted unchecked": lambda: shard_map_planted(False),
     "loops checked": lambda: loops_in_shards(True),
     "loops unchecked": lambda: loops_in_shards(False),
+    "columns checked": lambda: columns_in_shards(True),
+    "columns unchecked": lambda: columns_in_shards(False),
 }
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ CASES = (
     "planted unchecked",
     "loops checked",
     "loops unchecked",
+    "columns checked",
+    "columns unchecked",
 )
 
 
