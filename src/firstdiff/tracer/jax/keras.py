@@ -97,7 +97,9 @@ class KerasFrontEnd:
     def modules(self, model: Any, module: Any = None) -> Sequence[tuple[str, str]]:  # noqa: ARG002 - the protocol's parameter
         """Every layer once, in the order in which owners hold them."""
         return [
-            (path, type(layer).__name__) for path, layer, is_alias in layer_places(model) if not is_alias
+            (path, type(layer).__name__)
+            for path, layer, is_alias in layer_places(model)
+            if not is_alias
         ]
 
     def aliases(self, model: Any) -> Mapping[str, tuple[str, ...]]:
