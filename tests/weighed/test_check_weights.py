@@ -64,6 +64,19 @@ def test_lying_names_agree_and_are_shown(checked: Checked, weights: State, frame
     assert "the port's code goes with its weights" in words
 
 
+def test_lying_names_behind_another_fault_are_no_alarm(checked: Checked, weights: State) -> None:
+    """The norm before them is damaged, so nothing tells yet whether names or weights are exchanged."""
+    broken = exchanged(weights) | {"layers.0.norm.weight": torch.ones(32)}
+    result = checked(torch_subject(broken, names=EXCHANGED))
+    assert result.first is not None
+    assert result.first.key.path == "layers.0.norm"
+    assert "was never loaded" in result.cause
+    assert result.audit is not None
+    assert [v.finding for v in result.audit.wrong] == ["never loaded"]
+    said = " ".join(result.audit.lines)
+    assert "whether weights or names are exchanged is not known" in said
+
+
 @FRAMEWORKS
 def test_exchanged_weights_diverge_with_their_cause(
     checked: Checked, weights: State, framework: str

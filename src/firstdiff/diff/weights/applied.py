@@ -38,8 +38,11 @@ def with_weights(result: Diff, weighing: Weighing) -> Diff:
     """``result`` with the audit in it. Wrong weights that explain the divergence become its cause."""
     audit = weighing.audit
     found = _outcomes(result, weighing)
+    moved = [n for n in found if audit.verdicts[n].finding in MOVED]
+    settled = result.finding is None or any(found[n] == "cause" for n in moved)
     judged = tuple(
-        _judged(verdict, found.get(number)) for number, verdict in enumerate(audit.verdicts)
+        _judged(verdict, found.get(number), settled=settled)
+        for number, verdict in enumerate(audit.verdicts)
     )
     seen = Audit(judged, audit.parameters, audit.found)
     guilty = [audit.verdicts[n] for n, outcome in found.items() if outcome == "cause"]
@@ -123,8 +126,14 @@ def _outcomes(result: Diff, weighing: Weighing) -> dict[int, Outcome]:
     return {n: "open" if n in moved and o == "cause" else o for n, o in found.items()}
 
 
-def _judged(verdict: Verdict, outcome: Outcome | None) -> Verdict:
-    """A wrong verdict that activations contradict is a note."""
+def _judged(verdict: Verdict, outcome: Outcome | None, *, settled: bool) -> Verdict:
+    """A wrong verdict that activations contradict is a note; so is an exchange, of names perhaps, that they do not
+    reach because something before it differs."""
+    if verdict.finding == "exchanged" and outcome == "open" and not settled:
+        unknown = (
+            "whether weights or names are exchanged is not known while something before differs"
+        )
+        return replace(verdict, status="note", words=f"{verdict.words}; {unknown}", remedy="")
     if verdict.status != "wrong" or outcome != "harmless":
         return verdict
     agreeing = "what was computed with it agrees, so the port's code goes with its weights"
