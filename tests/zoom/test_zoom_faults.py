@@ -67,3 +67,15 @@ def test_the_answer_names_lines_on_both_sides(zoomed):
     assert theirs.line.rpartition("/")[2].startswith("wrong.py:")
     assert result.tap == "o_proj input"
     assert "has no equal in the port; its nearest is" in result.summary
+
+
+def test_a_port_of_plain_functions_is_looked_into(zoomed):
+    result = zoomed("heads_not_swapped", ATTENTION, "function")
+    assert functions(result) == ("Qwen2Attention.forward", "merge_heads_without_swap")
+    assert zoomed(None, ATTENTION, "function").spots == ()
+
+
+def test_a_right_value_that_is_not_handed_on_is_told(zoomed):
+    result = zoomed("causality_missing", ".")
+    assert functions(result) == ("create_causal_mask", "causal_mask_without_causality")
+    assert "is computed in the port too (causal_mask (ops.py:" in result.summary
