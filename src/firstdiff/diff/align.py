@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from firstdiff.diff.candidates import best_candidates
+from firstdiff.diff.grouped import match_grouped
 from firstdiff.diff.leaves import LeafEvidence, pair_leaves
 from firstdiff.diff.mapping import PathMap
 from firstdiff.diff.matchers import (
@@ -27,6 +28,7 @@ DEFAULT_MATCHERS: tuple[Matcher, ...] = (
     match_names,
     match_aliases,
     match_tied_heads,
+    match_grouped,
     match_only_candidates,
 )
 """In order of evidence, after the user's map."""
