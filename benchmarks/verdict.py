@@ -272,10 +272,11 @@ def table(title: str, found: Iterable[Outcome]) -> list[str]:
     return lines
 
 
-def misses(found: Iterable[Outcome], *, verbose: bool) -> Iterator[str]:
-    """What was said wherever it was not the whole truth; with ``verbose`` everywhere."""
+def misses(found: Iterable[Outcome], *, verbose: bool, digest: bool) -> Iterator[str]:
+    """What was said wherever it was not the whole truth; with ``verbose`` everywhere. No cause is asked of digests."""
     for o in found:
-        if o.fault and (verbose or o.cause != "named" or not o.placed or o.alarm == o.harmless):
+        whole = o.placed and o.alarm != o.harmless and (digest or o.cause == "named")
+        if o.fault and (verbose or not whole):
             place = "" if o.placed else " suspected there" if o.suspected_there else " MISPLACED"
             place += ", equal to the right port" if o.same else ""
             alarm = "" if o.alarm != o.harmless else " ALARM" if o.alarm else " NO ALARM"
@@ -323,7 +324,10 @@ def main() -> None:
             found = outcomes(traces, setting, names, keep=arguments.keep is not None)
             print(
                 "\n".join(
-                    [*table(setting.title, found), *misses(found, verbose=arguments.verbose)]
+                    [
+                        *table(setting.title, found),
+                        *misses(found, verbose=arguments.verbose, digest=setting.digest),
+                    ]
                 ),
                 flush=True,
             )
