@@ -8,6 +8,7 @@ either the names say the same or the values resemble each other.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,7 +92,10 @@ def _in_order(
     taken: set[Call],
     looks: _Looks,
 ) -> list[tuple[Call, Call]]:
-    """The monotone pairing of unpaired calls with the largest sum of evidence; paired ones are fixed points."""
+    """The monotone pairing of unpaired calls with the largest sum of evidence; paired ones are fixed points.
+
+    Between two of them, equally many calls that fit one by one are paired in order.
+    """
     free = [call for call in ours if call not in partner]
     if not free or all(call in taken for call in theirs):
         return []
@@ -105,8 +109,23 @@ def _in_order(
         for column, other in enumerate(theirs):
             if other not in taken and _indices_fit(one, other):
                 worth[row, column] = _evidence(one, other, looks)
-    found = _best_chain(worth)
-    return [(ours[a], theirs[b]) for a, b in found if ours[a] not in partner]
+    chain = _best_chain(worth)
+    ends = [(-1, -1), *chain, (len(ours), len(theirs))]
+    for (row, column), (next_row, next_column) in pairwise(ends):
+        left = [a for a in range(row + 1, next_row) if ours[a] not in partner]
+        right = [b for b in range(column + 1, next_column) if theirs[b] not in taken]
+        if len(left) == len(right) and all(
+            _fit(ours[a], theirs[b]) for a, b in zip(left, right, strict=True)
+        ):
+            chain += zip(left, right, strict=True)
+    return [(ours[a], theirs[b]) for a, b in chain if ours[a] not in partner]
+
+
+def _fit(one: Call, other: Call) -> bool:
+    """Whether indices and sizes allow two calls to be the same."""
+    results = any(fits(a, b) for a in one.at("output") for b in other.at("output"))
+    given = any(fits(a, b) for a in one.at("input") for b in other.at("input"))
+    return _indices_fit(one, other) and results and (given or not one.at("input"))
 
 
 def _indices_fit(one: Call, other: Call) -> bool:
