@@ -50,7 +50,7 @@ def coverage_notes(counts: Counts, port: Header) -> tuple[str, ...]:
         return ()
     if port.front_end == "functions":
         return (
-            "the port is made of plain functions, and few values of the reference have an equal among what they receive "
-            "and return: name values as the reference does with firstdiff.tap('layers.0.mlp', x)",
+            "the port is made of plain functions, and few values of the reference have an equal among what they "
+            "receive and return: name values as the reference does with firstdiff.tap('layers.0.mlp', x)",
         )
     return ("most modules found no counterpart by name: pair their paths with --map FILE.toml",)
