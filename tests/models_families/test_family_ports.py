@@ -122,6 +122,40 @@ def test_exchanged_slices_are_told_and_what_follows_from_them_is_found(made: Mad
     assert len(told) <= 1
 
 
+def test_looped_and_batched_experts_meet_slice_by_slice(made: Made, tmp_path: Path) -> None:
+    folder, reference = made("mixtral")
+    for experts in ("looped", "batched"):
+        port = subject("mixtral", "linen", folder, experts=experts)
+        firstdiff.capture(port, str(tmp_path / f"{experts}.h5"), inputs=str(reference), floor=())
+    for one, other in (("looped", "batched"), ("batched", "looped")):
+        result = firstdiff.diff(tmp_path / f"{one}.h5", tmp_path / f"{other}.h5")
+        assert result.exit_code == 0
+        assert (result.counts.missing, result.counts.extra) == (0, 0)
+        assert result.counts.agree == result.counts.pairs
+        assert len([r for r in parts(result) if r.key.site == "output"]) == 3 * 4 * 4
+        assert any("experts.0.w1, experts.1.w1" in note for note in result.notes)
+
+
+def two_faults(name: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
+    wrong = name.endswith(("h.1.attn.c_attn.bias", "h.2.mlp.c_proj.bias"))
+    return np.zeros_like(read(name)) if wrong else read(name)
+
+
+def test_a_replay_plants_and_judges_slices(made: Made) -> None:
+    folder, reference = made("gpt2")
+    port = subject("gpt2", "linen", folder, fault=wrong("two", weights=two_faults))
+    result = firstdiff.replay(str(reference), port)
+    assert [fault.title for fault in result.faults] == ["h.1.attn.c_attn", "h.2.mlp.c_proj"]
+
+
+def test_reports_show_slices(made: Made, tmp_path: Path) -> None:
+    result = checked(made, "gpt2", fault=wrong("unbiased", weights=unbiased))
+    assert not [note for note in result.notes if "looking for one failed" in note]
+    assert "h_1.attn.query" in result.to_html(tmp_path / "r.html").read_text()
+    assert "[..., 0:32]" in result.to_json()
+    assert result.to_parquet(tmp_path / "r.parquet").stat().st_size
+
+
 def test_a_fault_replaces_functions_of_a_private_copy(made: Made) -> None:
     folder, _ = made("gpt2")
     fault = wrong("relu", functions={"gelu": lambda x: x * (x > 0)})

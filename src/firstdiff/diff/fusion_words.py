@@ -34,7 +34,8 @@ class Told:
         order = self.slicing.order
         if order == tuple(range(len(order))):
             return self.slicing.words
-        names = [_last(self.fusion.members[n].path) for n in order]
+        own = _names([m.path for m in self.fusion.members])
+        names = [own[n] for n in order]
         return f"{self.slicing.words}, in the order {', '.join(names)}"
 
 
@@ -62,7 +63,7 @@ def sentences(told: Iterable[Told]) -> Iterator[str]:
 
 def _sentence(calls: Sequence[Told], way: str) -> str:
     fusion = calls[0].fusion
-    members = ", ".join(_last(m.path) for m in fusion.members[:_SHOWN])
+    members = ", ".join(_names([m.path for m in fusion.members])[:_SHOWN])
     more = f" and {len(fusion.members) - _SHOWN} more" if len(fusion.members) > _SHOWN else ""
     others = "port" if fusion.side == "reference" else "reference"
     where = f" (and {len(calls) - 1} more like it)" if len(calls) > 1 else ""
@@ -74,7 +75,12 @@ def _sentence(calls: Sequence[Told], way: str) -> str:
     )
 
 
-def _last(path: str) -> str:
-    """The last name of ``path``, with what it numbers: `q_proj`, `experts.3`."""
-    segments = path.replace("/", ".").split(".")
-    return ".".join(segments[-2:] if segments[-1].isdigit() else segments[-1:]) or "result"
+def _names(paths: Sequence[str]) -> list[str]:
+    """The last name of each path; as much more as it takes to tell them apart: `experts.3.w1`."""
+    segments = [path.replace("/", ".").split(".") for path in paths]
+    for depth in range(1, max(map(len, segments)) + 1):
+        names = [".".join(own[-depth:]) for own in segments]
+        numbered = any(name.split(".")[0].isdigit() for name in names)
+        if len(set(names)) == len(names) and not numbered:
+            return names
+    return list(paths)
