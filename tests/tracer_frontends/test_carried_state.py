@@ -388,6 +388,30 @@ def test_a_change_inside_a_transformation_that_does_not_return_it_is_noted(recor
     )
 
 
+class Kept:
+    """Something of the user's that is no model."""
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "object"])
+def test_values_that_the_call_keeps_elsewhere_are_noted(record, kind):
+    store = {"list": [], "dict": {}, "object": Kept()}[kind]
+
+    def keep(value):
+        if kind == "list":
+            store.append(value)
+        elif kind == "dict":
+            store["rows"] = value
+        else:
+            store.rows = value
+
+    def call(model, x):
+        keep(x * model["scale"])
+        return x * 2
+
+    (note,) = record({"scale": jnp.float32(2)}, call, STEPS[:2]).capture.notes
+    assert note.startswith("the call keeps values in 'store', outside of its model")
+
+
 @pytest.mark.parametrize("lift", [lambda f: f, nnx.jit, nnx.remat], ids=["plain", "jit", "remat"])
 def test_what_a_call_does_not_change_is_no_output(lift):
     """`nnx.jit` and `nnx.remat` return every array of the module again, changed or not."""

@@ -335,6 +335,20 @@ def test_a_module_that_the_call_brings_along_is_noted(record, make, name):
     )
 
 
+TABLE = {1: "a dict that JAX cannot walk", "b": [0] * 5000}
+
+
+def test_what_else_a_call_holds_is_let_be(record):
+    held = [{"inner": nnx.Linear(4, 4, rngs=nnx.Rngs(0))}]
+
+    def call(model, x):
+        return model["scale"] * x * len(TABLE)
+
+    assert record({"scale": jnp.float32(2)}, call, {"x": X}).capture.notes == ()
+    (note,) = record({}, lambda _m, x: held[0]["inner"](x) + len(TABLE), {"x": X}).capture.notes
+    assert note.startswith("the call reaches list 'held' by itself")
+
+
 def test_a_call_that_uses_the_model_of_its_surroundings_is_noted(record):
     model = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
     (note,) = record(model, lambda _m, x: model(x), {"x": X}).capture.notes

@@ -16,7 +16,7 @@ from firstdiff.tracer.jax.plant import plan_planting
 from firstdiff.tracer.jax.run import Run, facts_of, refuse_other_branches
 from firstdiff.tracer.jax.schedule import schedule
 from firstdiff.tracer.jax.state import Unkept
-from firstdiff.tracer.jax.strangers import notes_on_strangers
+from firstdiff.tracer.jax.strangers import notes_on_leaks, notes_on_strangers
 from firstdiff.tracer.jax.streaming import refuse_several_devices
 from firstdiff.tracer.jax.tracing import Given, Inputs, Tracing
 from firstdiff.tracer.jax.wanted import slices
@@ -110,6 +110,7 @@ class Recording:
         if not self._events:
             raise CaptureError(self._census.silence(self.selection))
         self._notes.extend(notes_on_strangers(self.call, self.model, self._census.fronts()))
+        self._notes.extend(notes_on_leaks(self.call))
         arrays = self._tracing.given({}).model.arrays
         count, dtype = parameter_facts(arrays)
         return JaxCapture(

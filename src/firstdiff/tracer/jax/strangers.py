@@ -10,24 +10,37 @@ import dis
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, MethodType
+from itertools import islice
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import jax
+from jax.core import Tracer
 
 from firstdiff.tracer.jax.frontend import FALLBACK, FRONT_ENDS, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from firstdiff.tracer.jax.frontend import FrontEnd
+
 _WITH_MODULES = ("nnx", "equinox", "keras")
 """Frameworks whose modules hold their weights."""
 _DEPTH = 3
-"""How many functions deep is looked."""
+"""How many functions, or containers, deep is looked."""
+_MOST = 1000
+"""How many values of one container are looked at: a vocabulary holds no modules."""
 _NOTE = (
     "the call reaches {} {!r} by itself and not through its model argument: where it runs, nothing of it is recorded; "
     "make it the model, or a part of it"
 )
+
+
+_LEAK = (
+    "the call keeps values in {!r}, outside of its model: in a capture these are names of a traced program, and not "
+    "carried from step to step; keep them in the model, or return them"
+)
+_CODE = (type, ModuleType, FunctionType, MethodType)
 
 
 def notes_on_strangers(
@@ -44,12 +57,34 @@ def notes_on_strangers(
     kinds = [load(name) for name in names]
     found: dict[str, str] = {}
     for name, value in _reached(call, _DEPTH, set()):
-        strange = _is_graph(value) or any(
-            kind.handles(value) and kind.modules(value) for kind in kinds
+        items = list(islice(_items(value, _DEPTH), _MOST))
+        strange = any(map(_is_graph, items)) or any(
+            _is_module(item, kind) for kind in kinds for item in items
         )
         if strange and not (set(fired) - {FALLBACK} and _is_part(value, model)):
             found[name] = _NOTE.format(type(value).__name__, name)
     return list(found.values())
+
+
+def notes_on_leaks(call: Callable[..., Any] | None) -> list[str]:
+    """A sentence on each Python object outside of the model that ``call`` wrote traced values to."""
+    reached = _reached(call, _DEPTH, set()) if call is not None else ()
+    return list(dict.fromkeys(_LEAK.format(name) for name, value in reached if _is_leaked(value)))
+
+
+def _is_leaked(value: object) -> bool:
+    if not isinstance(value, list | dict | set | tuple):
+        value = getattr(value, "__dict__", None) if not isinstance(value, _CODE) else None
+    return any(isinstance(item, Tracer) for item in islice(_items(value, _DEPTH), _MOST))
+
+
+def _items(value: object, depth: int) -> Iterator[object]:
+    """What plain containers hold, to ``depth``. JAX's own walk refuses dicts whose keys have no order."""
+    if isinstance(value, list | dict | set | tuple) and depth:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _items(item, depth - 1)
+    else:
+        yield value
 
 
 def _reached(value: Any, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
@@ -99,6 +134,13 @@ def _globals(code: CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _globals(constant)
+
+
+def _is_module(value: Any, kind: FrontEnd) -> bool:
+    try:
+        return kind.handles(value) and bool(kind.modules(value))
+    except (TypeError, ValueError):  # a pytree that JAX cannot walk
+        return False
 
 
 def _is_graph(value: object) -> bool:
