@@ -25,7 +25,8 @@ def test_the_cause_is_named(name: str, compared: Callable[..., Diff]) -> None:
     found = compared(name)
     assert found.explanation is not None
     assert found.explanation.cause == FAULTS[name].cause
-    assert found.explanation.sentence.startswith(f"{FAULTS[name].cause}. ")
+    kind = f": {found.explanation.precision}" if found.explanation.precision else ""
+    assert found.explanation.sentence.startswith(f"{FAULTS[name].cause}{kind}. ")
     if FAULTS[name].weights is None:
         assert found.cause == found.explanation.sentence
     else:  # the audit knows the parameter by name

@@ -31,6 +31,7 @@ from firstdiff.diff.origin import with_origins
 from firstdiff.diff.pattern import find_pattern
 from firstdiff.diff.result import Counts, Diff, TraceSummary
 from firstdiff.diff.row import Row
+from firstdiff.diff.switches import precision_notes
 from firstdiff.diff.usual_layouts import layout_notes, settle
 from firstdiff.diff.vacuity import vacuities
 from firstdiff.diff.weights.applied import better, distrusted, with_weights
@@ -275,6 +276,7 @@ def _result(
             *alignment.notes,
             *layout_notes(rows, finding),
             *_notes(reference, port, rows, sources),
+            *precision_notes(reference.header, port.header, rows, comparison.floors.dtype),
             *inputs.notes,
         ),
     )

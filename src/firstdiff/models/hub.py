@@ -58,6 +58,7 @@ def load_hf(
         )
         architecture = _architecture(spec, transformers, config, trust_remote_code)
         _require_weights(spec, location)
+        own = _dtype_of(config)
         model, report = architecture.from_pretrained(
             location,
             config=config,
@@ -75,8 +76,21 @@ def load_hf(
         inputs=found and {name: value.to(device) for name, value in found.items()},
         framework="torch",
         name=spec,
-        config=json.loads(model.config.to_json_string(use_diff=False)),
+        config=_config(model, own),
     )
+
+
+def _dtype_of(config: Any) -> str:
+    """The dtype that a checkpoint states; empty when it does not."""
+    found = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+    return str(found).removeprefix("torch.") if found is not None else ""
+
+
+def _config(model: Any, own: str) -> dict[str, Any]:
+    """The model's configuration, and ``checkpoint_dtype`` where it was loaded in another one than ``own``."""
+    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    loaded = _dtype_of(model.config)
+    return config | ({"checkpoint_dtype": own} if own and loaded and own != loaded else {})
 
 
 def encode(

@@ -15,6 +15,7 @@ from firstdiff.diff.explain.glue import glue
 from firstdiff.diff.explain.linear import linear
 from firstdiff.diff.explain.nonfinite import explain_nonfinite
 from firstdiff.diff.explain.norms import norms
+from firstdiff.diff.explain.precision import by_size, precision_class
 from firstdiff.diff.explain.rotary import rotary
 from firstdiff.diff.explain.scene import Scene
 from firstdiff.diff.explain.signatures import TIERS
@@ -75,6 +76,8 @@ class Explanation:
     """`file:line` in the port that made the tensor, when it was recorded."""
     reference_source: str = ""
     """The same in the reference."""
+    precision: str = ""
+    """The class of a loss of precision, a name of `precision.CLASSES`; empty for every other cause."""
 
 
 def explain(
@@ -157,7 +160,7 @@ def _explain(scene: Scene, seen: str) -> Explanation:
         if believed is not None:
             return _cause(believed, seen)
         trials += found
-    return _hints(trials, seen, scene.row.verdict.score)
+    return _hints(trials, f"{seen}{by_size(scene)}", scene.row.verdict.score)
 
 
 def _all(families: Iterable[Family], scene: Scene) -> Iterable[Hypothesis]:
@@ -175,9 +178,13 @@ def _cause(trial: Trial, seen: str) -> Explanation:
     else:
         amplitude, correlation = trial.pattern
         effect = f"explains the error's pattern (amplitude {amplitude:.2f}, correlation {correlation:.3f})"
-    evidence = f"{seen}{done} {effect}."
+    evidence, name = f"{seen}{done} {effect}.", hypothesis.cause
+    kind, remedy = precision_class(hypothesis.words) if hypothesis.precision else ("", "")
+    if kind:
+        name, evidence = f"{name}: {kind}", f"{evidence} {remedy}"
+    sentence = f"{name}. {evidence}"
     return Explanation(
-        hypothesis.cause, f"{hypothesis.cause}. {evidence}", evidence, trial.before, trial.left
+        hypothesis.cause, sentence, evidence, trial.before, trial.left, precision=kind
     )
 
 
@@ -196,6 +203,7 @@ def _hints(trials: Sequence[Trial], seen: str, before: float | None) -> Explanat
         Hint(t.hypothesis.cause, t.hypothesis.words, t.left) for t in list(best.values())[:HINTS]
     )
     closest = "; ".join(f"{hint.words} leaves {hint.left:.2g} of the floor" for hint in hints)
+    seen = f"{seen.strip()} " if seen.strip() else ""
     evidence = f"{seen}{closest[0].upper()}{closest[1:]}." if closest else seen.strip()
     sentence = (
         f"not certain. {evidence}"

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 SPARE = 8
 """Tokens beyond the number of unknowns that an inference needs."""
+PARTS = (2, 4, 8)
+"""Numbers of partial sums that are tried."""
 MOST = 4096
 """Input features beyond which no kernel is inferred."""
 CHANGES = (
@@ -39,6 +41,9 @@ CHANGES = (
     Change("low precision", "rounding the kernel to int8 per output channel", precision=True),
     Change("low precision", "rounding inputs and kernel to bfloat16", precision=True),
     Change("low precision", "rounding inputs and kernel to TF32", precision=True),
+    Change("low precision", "adding 2 partial sums that are rounded to bfloat16", precision=True),
+    Change("low precision", "adding 4 partial sums that are rounded to bfloat16", precision=True),
+    Change("low precision", "adding 8 partial sums that are rounded to bfloat16", precision=True),
     Change("bias permuted", "adding the bias in another order"),
 )
 """What is tried."""
@@ -221,3 +226,14 @@ def _precision(
         value = round_to(x, dtype) @ round_to(layer.kernel, dtype) + layer.bias
         words = f"rounding inputs and kernel to {dtype}"
         yield Hypothesis("low precision", words, value, null, noise, precision=True)
+    for parts in (p for p in PARTS if layer.kernel.shape[0] % p == 0):
+        value = np.asarray(_partial(layer, x, parts))
+        words = f"adding {parts} partial sums that are rounded to bfloat16"
+        yield Hypothesis("low precision", words, value, null, noise, precision=True)
+
+
+def _partial(layer: Linear, x: np.ndarray, parts: int) -> np.ndarray:
+    """The layer with its inputs cut in ``parts`` that are summed apart, each sum rounded to bfloat16."""
+    cut = np.split(np.arange(layer.kernel.shape[0]), parts)
+    found = sum(round_to(x[..., part] @ layer.kernel[part], "bfloat16") for part in cut)
+    return np.asarray(found + layer.bias)
