@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
@@ -77,17 +78,20 @@ def fusions(sides: Sides, by_weights: Iterable[tuple[str, str]] = ()) -> list[Fu
 def _by_weights(sides: Sides, pairs: Iterable[tuple[str, str]]) -> list[Fusion]:
     groups: dict[str, list[str]] = defaultdict(list)
     for whole, part in pairs:
-        if _digits(whole) == _digits(
-            part
-        ):  # a module that shares weights with several layers tells nothing
+        if _digits(whole) == _digits(part):  # sharing weights with several layers tells nothing
             groups[whole].append(part)
     wholes = {m.path: m for m in sides.wholes if m.method == "call"}
     parts = {m.path: m for m in sides.parts if m.method == "call"}
     return [
-        Fusion(wholes[path], tuple(parts[p] for p in found), sides.side, "weights")
+        Fusion(wholes[path], tuple(_as_run(parts[p] for p in found)), sides.side, "weights")
         for path, found in groups.items()
         if path in wholes and len(found) > 1 and all(p in parts for p in found)
     ]
+
+
+def _as_run(modules: Iterable[Module]) -> list[Module]:
+    """In the order in which they run."""
+    return sorted(modules, key=lambda module: module.activations[0].order)
 
 
 def _by_roles(sides: Sides) -> list[Fusion]:
@@ -115,16 +119,18 @@ def _by_index(sides: Sides) -> list[Fusion]:
         places = [place for place, segment in enumerate(path) if segment.isdigit()]
         for place in places[-1:]:  # the innermost number: the expert's, not the layer's
             stacks[path[:place], path[place + 1 :]][int(path[place])] = module
+    by_digits: dict[tuple[str, ...], list[dict[int, Module]]] = defaultdict(list)
+    for (head, tail), stack in stacks.items():
+        by_digits[tuple(s for s in (*head, *tail) if s.isdigit())].append(stack)
     found = []
     for whole in sides.wholes:
-        digits, size = _digits(whole.path), _size(whole)
-        for (head, tail), stack in stacks.items():
+        size = _size(whole)
+        for stack in by_digits.get(_digits(whole.path), ()) if size else ():
             members = tuple(stack[n] for n in sorted(stack))
-            around = tuple(s for s in (*head, *tail) if s.isdigit())
             complete = len(stack) > 1 and set(stack) == set(range(len(stack)))
-            if digits == around and size and size != sum(map(_size, members)):
+            if size != sum(map(_size, members)):
                 found += _routed(whole, stack, sides)
-            if complete and digits == around and size == sum(map(_size, members)):
+            elif complete:
                 alike = _last(whole.path) & _last(members[0].path)
                 evidence: Evidence = "alias" if alike else "values"
                 found.append(Fusion(whole, members, sides.side, evidence, ordered=True))
@@ -159,11 +165,11 @@ def _by_size(sides: Sides) -> list[Fusion]:
     found = []
     for whole in sides.wholes:
         near = next((n for n in _near(whole, sides) if len(n) > 1), [])
-        size = _size(whole)
+        size, sizes = _size(whole), [_size(m) for m in near]
         for count in range(2, _MOST_MEMBERS + 1):
-            for start in range(len(near) - count + 1):
-                members = tuple(near[start : start + count])
-                if size and sum(map(_size, members)) == size and all(map(_size, members)):
+            for start in range(len(near) - count + 1) if size else ():
+                if sum(sizes[start : start + count]) == size:
+                    members = tuple(near[start : start + count])
                     found.append(Fusion(whole, members, sides.side, "values"))
     return found
 
@@ -173,7 +179,7 @@ def _near(whole: Module, sides: Sides) -> Iterator[list[Module]]:
     counterpart of the nearest module around ``whole``, then of the next one around that, at last all."""
     digits, home = _digits(whole.path), whole.parent
     alike = [m for m in sides.parts if m.method == whole.method and _digits(m.path) == digits]
-    alike = sorted(filter(_size, alike), key=lambda m: m.activations[0].order)
+    alike = _as_run(filter(_size, alike))
     while home:
         other = split(sides.counterpart.get(home, ""))
         if other:
@@ -186,6 +192,7 @@ def _digits(path: str) -> tuple[str, ...]:
     return tuple(segment for segment in _segments(path) if segment.isdigit())
 
 
+@cache
 def _segments(path: str) -> Segments:
     """`normalise`, but `w1` and `fc1` at the end are names, not numbered ones."""
     segments = normalise(path)
@@ -193,10 +200,13 @@ def _segments(path: str) -> Segments:
     return segments if name is None else (*segments[:-2], name)
 
 
-def _roles(path: str) -> set[str]:
+@cache
+def _roles(path: str) -> frozenset[str]:
     """Roles of the last segment of ``path``, whatever is around it."""
     last = _segments(path)[-1:]
-    return {role for role, names in GROUPS.items() if any(_segments(n) == last for n in names)}
+    return frozenset(
+        role for role, names in GROUPS.items() if any(_segments(n) == last for n in names)
+    )
 
 
 def _size(module: Module) -> int:

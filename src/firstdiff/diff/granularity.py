@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _WEAK = ("graph", "only candidate", "neighbours")
 """Evidence of pairs that are given up where names or weights say that a module is a part of another."""
+_MOST_FAILED = 32
+"""Fusions by size alone that may turn out to be none, before no more are looked for."""
 _PLAUSIBLE = 0.5
 """Without names or weights, a fusion is believed when every member is within this relative L2, and one near the
 floor: unrelated tensors are 1.4 apart."""
@@ -84,6 +86,7 @@ class _Finder:
         self.pairs: list[Pair] = []
         self.used: set[int] = set()
         """By `id`: what has a partner now, and had none, or one that was given up."""
+        self._failed = 0
         self._taken: set[tuple[str, str, str]] = set()
         self._weak = [p for p in alignment.pairs if p.evidence in _WEAK and p.reference.key.path]
         self._settled = {
@@ -126,8 +129,10 @@ class _Finder:
         return [(fusion.side, fusion.whole.path, fusion.whole.method), *members]
 
     def _known(self, fusion: Fusion) -> bool:
-        """Whether a module of it has a partner already, one that rests on no less."""
+        """Whether a module of it has a partner already, one that rests on no less; or it is not worth a look."""
         if any(name in self._taken for name in self._names(fusion)):
+            return True
+        if fusion.evidence == "values" and self._failed >= _MOST_FAILED:
             return True
         modules = (fusion.whole, *fusion.members)
         paired = {id(a) for m in modules for a in m.activations} & self._doubtful
@@ -147,6 +152,7 @@ class _Finder:
         if not made:
             return
         if fusion.evidence == "values" and not all(_believed(f, limit) for _, f, limit in made):
+            self._failed += 1
             return
         self._taken.update(self._names(fusion))
         for slot, fitted, limit in made:
