@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers.utils import logging
 
+from firstdiff.models.checkpoint import write_checkpoint
 from firstdiff.models.hub import encode, load_hf
 from firstdiff.models.subject import Subject
 from firstdiff.tracer.floor import measure_free_floor
@@ -264,3 +265,10 @@ class TestErrors:
             load_hf(f"hf:{checkpoint('qwen2')}", dtype="int8")
         with pytest.raises(SubjectError, match="attn_implementation"):
             load_hf(f"hf:{checkpoint('qwen2')}", attn_implementation="nonsense")
+
+
+def test_the_dtype_of_the_checkpoint_is_kept_where_it_was_loaded_in_another(tmp_path):
+    write_checkpoint(tmp_path / "float32")
+    assert "checkpoint_dtype" not in load_hf(f"hf:{tmp_path / 'float32'}").config
+    narrow = load_hf(f"hf:{tmp_path / 'float32'}", dtype="bfloat16")
+    assert narrow.config["checkpoint_dtype"] == "float32"

@@ -31,10 +31,20 @@ def finite(data: Any) -> Any:
 
 @contextmanager
 def progress(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A function that shows what is going on, on standard error; a spinner where that is a terminal."""
+    """A function that shows what is going on, on standard error; a spinner where that is a terminal.
+
+    A message that ends with a full stop (what something will cost) stays on the screen.
+    """
     console = Console(stderr=True)
     if quiet or not sys.stderr.isatty():
         yield lambda _message: None
         return
     with console.status("starting") as status:
-        yield lambda message: status.update(message)
+
+        def show(message: str) -> None:
+            if message.endswith("."):
+                console.print(message, style="dim", highlight=False, soft_wrap=True)
+            else:
+                status.update(message)
+
+        yield show
