@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Activation
 
-_WEAK = ("graph", "only candidate", "neighbours")
+_WEAK = ("graph", "only candidate", "values", "neighbours")
 """Evidence of pairs that are given up where names or weights say that a module is a part of another."""
 _MOST_FAILED = 32
 """Fusions by size alone that may turn out to be none, before no more are looked for."""
@@ -135,7 +135,7 @@ class _Finder:
         if fusion.evidence == "values" and self._failed >= _MOST_FAILED:
             return True
         modules = (fusion.whole, *fusion.members)
-        paired = {id(a) for m in modules for a in m.activations} & self._doubtful
+        paired = {id(a) for m in modules for a in m.outputs()} & self._doubtful
         return fusion.evidence == "values" and bool(paired)
 
     def _try(self, fusion: Fusion) -> None:
