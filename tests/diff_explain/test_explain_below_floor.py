@@ -125,3 +125,18 @@ def test_a_port_more_precise_than_the_reference_is_not_suspected(tmp_path: Path)
     record(qwen2.subject("linen", checkpoint, dtype="float32"), port, inputs=inputs, verify=False)
     result = diff(reference, port)
     assert (result.exit_code, result.suspicion) == (0, None)
+
+
+def test_nothing_is_suspected_where_what_went_in_differs(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", seed=11)
+    inputs = discriminating_inputs(seed=11)
+    reference, port = tmp_path / "reference.h5", tmp_path / "port.h5"
+    record(
+        f"hf:{checkpoint}", reference, inputs=inputs, dtype="bfloat16", floor=("bfloat16",),
+        verify=False,
+    )  # fmt: skip
+    moved = qwen2.subject("linen", checkpoint, dtype="bfloat16", fault="positions_plus_one")
+    record(moved, port, inputs=inputs, verify=False)
+    result = diff(reference, port)
+    assert result.counts.healed > 0
+    assert (result.exit_code, result.suspicion) == (0, None)

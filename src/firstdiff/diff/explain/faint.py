@@ -74,7 +74,7 @@ def find_faint(
     """
     for row in _chosen(rows):
         scene = Scene(reference, port, row, tuple(rows), padding)
-        if scene.target.shape and scene.valid.sum() >= LEAST:
+        if scene.target.shape and scene.valid.sum() >= LEAST and not _given_wrong(row, rows):
             found = _best(scene)
             if found is not None:
                 return _suspicion(row, *found)
@@ -98,6 +98,18 @@ def _chosen(rows: Sequence[Row]) -> Iterator[Row]:
         seen[kind] += 1
         if seen[kind] <= ALIKE and np.prod(row.activation.shape) <= MOST:
             yield row
+
+
+def _given_wrong(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether anything differs, healed or not, in the module around ``row`` before it: then no input is known."""
+    region = row.key.path.rpartition(".")[0]
+    return any(
+        other.verdict.bad
+        and other.side == "both"
+        and other.activation.order < row.activation.order
+        and f"{other.key.path}.".startswith(f"{region}." if region else "")
+        for other in rows
+    )
 
 
 def _best(scene: Scene) -> tuple[Hypothesis, float, float] | None:
