@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from firstdiff.feeding import choose_inputs, fit_inputs
+from firstdiff.inapplicable import NotApplicable
 from firstdiff.recording import as_subject
-from firstdiff.selfchecks import CHECKS, NotApplicable, Session
+from firstdiff.selfchecks import CHECKS, Session
 from firstdiff.traces.errors import CaptureError, InputMismatch, OptionError, SubjectError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from firstdiff.diff.measure import Side
 from firstdiff.diff.slicing import Slicing, slicings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from firstdiff.traces.part import Cut
 
@@ -64,7 +64,9 @@ def fit(
     """
     trial = _Trial(whole, members)
     sizes = [int(np.prod(member.side.stored.shape)) for member in members]
-    ways = islice(slicings(whole.stored.shape, sizes, ordered=ordered), _MOST_TRIED)
+    ways: Iterable[Slicing] = islice(
+        slicings(whole.stored.shape, sizes, ordered=ordered), _MOST_TRIED
+    )
     if usual is not None and _applies(usual, whole, sizes):
         ways = chain([usual], ways)
     best: tuple[Slicing, tuple[float, ...]] | None = None

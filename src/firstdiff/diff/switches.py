@@ -61,7 +61,7 @@ def _products(side: str, header: Header) -> Iterator[str]:
     switches, device = header.precision, header.device.lower()
     if header.framework == "jax":
         level = str(switches.get("matmul_precision") or "default")
-        if level in ("highest", "float32") or device.startswith("cpu"):
+        if level in ("highest", "float32") or device.startswith("cpu") or not device:
             return
         rounded = "bfloat16" if "tpu" in device or level.startswith("bfloat16") else "TF32"
         remedy = 'jax_default_matmul_precision="highest"'
