@@ -81,6 +81,7 @@ class _Stage:
         self.ours = calls_of([*_unique(p.reference for p in alignment.pairs), *missing])
         self.theirs = calls_of([*_unique(p.port for p in alignment.pairs), *extra])
         self.around = enclosing(self.ours), enclosing(self.theirs)
+        self._rooted = any(not call.path for call in self.theirs)
         self.values = self._match_values([a for a in missing if a.place is not None])
 
     def result(self) -> Alignment:
@@ -154,8 +155,10 @@ class _Stage:
             number = self.values.theirs_of(one)
             if one.order in self.made or number is None:
                 continue
-            holders = self.values.holders(number)
+            holders = [b for b in self.values.holders(number) if self._may_pair(one, b)]
             likely = [b for b in holders if b.key.site == one.key.site] or holders
+            if not likely:
+                continue
             self._add(
                 one,
                 next((b for b in likely if b.order not in self.used), likely[0]),
@@ -221,10 +224,17 @@ class _Stage:
         final = max(last, key=lambda a: a.order)
         return self.values.theirs_of(final) is not None
 
+    def _may_pair(self, one: Activation, other: Activation) -> bool:
+        """Whether values may pair them: what the model returns is nothing less than what the port's call returns."""
+        result = one.key.site == "output" and not one.key.path
+        return not (result and self._rooted and other.key.path)
+
     def _add(
         self, one: Activation, other: Activation, evidence: Evidence, confidence: float
     ) -> None:
         if one.order not in self.missing or one.order in self.made:
+            return
+        if not self._may_pair(one, other):
             return
         self.made[one.order] = Pair(one, other, evidence, "position", confidence=confidence)
         self.used.add(other.order)
