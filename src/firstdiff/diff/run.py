@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from firstdiff.diff.align import DEFAULT_MATCHERS, Alignment, Unmatched, align
 from firstdiff.diff.by_value import names_say_little, with_values
 from firstdiff.diff.compare import Comparison
-from firstdiff.diff.coverage import agreement, coverage_notes
+from firstdiff.diff.conclusion import conclude
 from firstdiff.diff.explain import explain, find_faint
 from firstdiff.diff.floor import Floors, coarser, run_dtype
 from firstdiff.diff.generation import generation, last_common_step, up_to
 from firstdiff.diff.granularity import with_parts
 from firstdiff.diff.healing import mark_duplicates, mark_healed
-from firstdiff.diff.hidden import hidden_below, is_narrow
-from firstdiff.diff.in_port import place_in_port
+from firstdiff.diff.hidden import is_narrow
 from firstdiff.diff.inputs import InputCheck, check_inputs
 from firstdiff.diff.judge import FAIL, WARN, Verdict
 from firstdiff.diff.locate import Finding, locate, row_of
@@ -29,11 +27,8 @@ from firstdiff.diff.modules import serving_one
 from firstdiff.diff.names import wrapper_prefix
 from firstdiff.diff.origin import with_origins
 from firstdiff.diff.pattern import find_pattern
-from firstdiff.diff.result import Counts, Diff, TraceSummary
 from firstdiff.diff.row import Row
-from firstdiff.diff.switches import precision_notes
-from firstdiff.diff.usual_layouts import layout_notes, settle
-from firstdiff.diff.vacuity import vacuities
+from firstdiff.diff.usual_layouts import settle
 from firstdiff.diff.weights.applied import better, distrusted, with_weights
 from firstdiff.diff.weights.evidence import Weighing, matchers_of, weigh
 from firstdiff.traces import Trace, open_trace
@@ -44,10 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from firstdiff.diff.modules import Matcher
+    from firstdiff.diff.result import Diff
     from firstdiff.traces.parameters import Parameter
 
 Source = str | os.PathLike[str] | Trace
-_FLOOR_TABLE = "floor/free/"
 _TRIPS = (ArithmeticError, AssertionError, LookupError, MemoryError, TypeError, ValueError)
 """A hypothesis that trips over a model it was not made for must not cost the verdict."""
 _COMPILE_FROM = 64 << 20
@@ -127,7 +122,7 @@ def _compared(
     finding = locate(rows)
     if finding is not None:
         finding = _with_pattern(finding, rows, comparison)
-    result = _result(ours, theirs, inputs, comparison, alignment, rows, finding)
+    result = conclude(ours, theirs, inputs, comparison, alignment, rows, finding)
     result = replace(result, generation=generation(rows, ours, theirs, stopped))
     result = _with_suspicion(result, comparison, progress)
     if finding is None:
@@ -242,102 +237,3 @@ def _grid(trace: Trace) -> tuple[int, int] | None:
         if found is not None and len(found.shape) == 2:
             return found.shape[0], found.shape[1]
     return None
-
-
-def _result(
-    reference: Trace, port: Trace, inputs: InputCheck, comparison: Comparison, alignment: Alignment,
-    rows: tuple[Row, ...], finding: Finding | None,
-) -> Diff:  # fmt: skip
-    judged = [row for row in rows if row.verdict.kind == "agrees" and row.verdict.score is not None]
-    worst = max(judged, key=lambda row: row.verdict.score or 0.0, default=None)
-    counts = _counts(rows, alignment)
-    sources = Counter(row.floor.source for row in rows if row.floor is not None)
-    source = (
-        comparison.floors.source
-        if comparison.floors.recorded
-        else next(iter(sources), "not needed: all values are equal")
-    )
-    return Diff(
-        reference=_summary(reference),
-        port=_summary(port),
-        inputs=inputs,
-        dtype=comparison.floors.dtype,
-        floor=source,
-        counts=counts,
-        rows=rows,
-        finding=finding,
-        worst=worst,
-        summary=_sentence(finding, counts, rows, worst, comparison.floors.dtype),
-        hidden=hidden_below(rows, comparison.floors.dtype),
-        warnings=vacuities(reference),
-        notes=(
-            *place_in_port(finding, rows, port.activations),
-            *coverage_notes(counts, port.header),
-            *alignment.notes,
-            *layout_notes(rows, finding),
-            *_notes(reference, port, rows, sources),
-            *precision_notes(reference.header, port.header, rows, comparison.floors.dtype),
-            *inputs.notes,
-        ),
-    )
-
-
-def _summary(trace: Trace) -> TraceSummary:
-    grid = trace.inputs.get("input_ids")
-    floors = tuple(n.removeprefix(_FLOOR_TABLE) for n in trace.tables if n.startswith(_FLOOR_TABLE))
-    places = [a.place for a in trace.activations]
-    digest_only = bool(places) and all(place is None for place in places)
-    shape = grid.shape if grid is not None else None
-    return TraceSummary(str(trace.path), trace.header, len(places), shape, floors, digest_only)
-
-
-def _counts(rows: Sequence[Row], alignment: Alignment) -> Counts:
-    kinds = Counter(row.verdict.kind for row in rows)
-    return Counts(
-        pairs=len(alignment.pairs),
-        agree=kinds["agrees"],
-        diverge=sum(row.diverges for row in rows),
-        healed=sum(bool(row.healed) for row in rows),
-        repeated=sum(row.duplicate_of is not None for row in rows),
-        missing=kinds["missing"],
-        extra=kinds["extra"],
-        ignored=alignment.ignored,
-        evidence=dict(Counter(pair.evidence for pair in alignment.pairs)),
-        layouts=dict(Counter(row.layout.name for row in rows if row.layout and row.layout.words)),
-    )
-
-
-def _sentence(
-    finding: Finding | None, counts: Counts, rows: Sequence[Row], worst: Row | None, dtype: str
-) -> str:
-    if finding is not None:
-        return f"First divergence: {finding.sentence}"
-    compared = agreement(counts, rows)
-    healed = f"; {counts.healed} differ without effect" if counts.healed else ""
-    if worst is None or not worst.verdict.score:
-        return f"{compared}, every value equal{healed}."
-    if is_narrow(dtype):
-        compared = f"As far as {dtype} shows, {compared[0].lower()}{compared[1:]}"
-    place = f"{worst.name or 'the model'} {worst.label}"
-    return f"{compared}, worst error / floor {worst.verdict.score:.2g} at {place}{healed}."
-
-
-def _notes(
-    reference: Trace, port: Trace, rows: Sequence[Row], sources: Mapping[str, int]
-) -> list[str]:
-    notes = [
-        f"{side}: {note}"
-        for side, t in (("reference", reference), ("port", port))
-        for note in t.header.notes
-    ]
-    notes += [
-        f"{count} activations are judged with {name}."
-        for name, count in sources.items()
-        if name != "recorded"
-    ]
-    if any(row.measurement is not None and row.measurement.estimated for row in rows):
-        notes.append("Errors are estimated from digests; padded rows could not be left out.")
-    incomparable = sum(row.verdict.kind == "not comparable" for row in rows)
-    if incomparable:
-        notes.append(f"{incomparable} pairs could not be compared.")
-    return notes

@@ -17,20 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from firstdiff.tracer.comparison import is_inexact
 from firstdiff.tracer.floor import padding_of
 from firstdiff.tracer.forcing import Forcer, Values
 from firstdiff.tracer.golden import inputs_as, run_in
 from firstdiff.tracer.increments import Base, Increments
+from firstdiff.tracer.spread_sink import OwnRun, SpreadSink
 from firstdiff.tracer.stages import Stages
 from firstdiff.tracer.state import untouched
 from firstdiff.tracer.switches import model_dtype
 from firstdiff.tracer.torch import EVERYTHING, Call, pristine, run
 from firstdiff.traces import Header, Trace, TraceWriter, open_trace
-from firstdiff.traces.dtypes import unit_roundoff, widen
+from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.errors import FirstdiffError
-from firstdiff.traces.padding import valid_elements
-from firstdiff.traces.spread import CONDITIONING, Spread, error_spread, names, no_error, to_tables
+from firstdiff.traces.spread import CONDITIONING, Spread, names, to_tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from firstdiff.tracer.events import Event, Sink
     from firstdiff.tracer.selection import Selection
-    from firstdiff.traces.schema import Activation, Key
+    from firstdiff.traces.schema import Key
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def forced_runs(
         TemporaryDirectory(prefix=".firstdiff-forced-", dir=scratch_dir) as folder,
         ExitStack() as stack,
     ):
-        path, native = Path(folder) / "truth.h5", _OwnRun(own, padding_of(reference.inputs))
+        path, native = Path(folder) / "truth.h5", OwnRun(own, padding_of(reference.inputs))
         writers: list[TraceWriter] = []
 
         def begin() -> Sink:
@@ -175,7 +174,7 @@ def _measured(
     dtypes: Sequence[str],
     golden: str,
     stages: Stages,
-    native_run: _OwnRun,
+    native_run: OwnRun,
     increments: Increments | None,
 ) -> ForcedRuns:
     mask, notes = padding_of(reference.inputs), []
@@ -204,7 +203,7 @@ def _measured(
 
 
 def _sinks(
-    truth: Trace, mask: np.ndarray | None, native: _OwnRun, watched: Callable[[Sink], Sink]
+    truth: Trace, mask: np.ndarray | None, native: OwnRun, watched: Callable[[Sink], Sink]
 ) -> Callable[[], tuple[SpreadSink, Sink]]:
     """Makes a sink that measures, and the same watched."""
 
@@ -234,70 +233,6 @@ def _spread(
 
     failure = reference.run(dtype, sink, perturb=perturb, increments=increments)
     return failure if isinstance(failure, str) else found
-
-
-class SpreadSink:
-    """A sink that measures each event against the true value of the same key."""
-
-    def __init__(self, truth: Trace, mask: np.ndarray | None, native: _OwnRun) -> None:
-        """``mask`` is bool[batch, tokens], True at real tokens, or None; ``native`` saw the run that made ``truth``."""
-        self.found: dict[Key, Spread] = {}
-        """Spreads of the differences."""
-        self._truth, self._mask = truth, mask
-        self._activations = {a.key: a for a in truth.activations}
-        self._own, self._given = native.own, native.given
-
-    def __call__(self, event: Event) -> None:
-        """Measure ``event``, unless it is exact or has no counterpart."""
-        truth, trace = self._activations.get(event.key), self._truth
-        if truth is None and event.key in self._given:
-            assert self._own is not None, "what is given is its own"
-            truth, trace = self._given[event.key], self._own
-        if truth is None or truth.shape != event.value.shape or not is_inexact(event.dtype):
-            return
-        known = self.found.get(event.same_as) if event.same_as is not None else None
-        if known is None:
-            valid = valid_elements(truth.shape, self._mask)
-            known = error_spread(widen(event.value, event.dtype), trace.values(truth), valid)
-        self.found[event.key] = known
-
-
-class _OwnRun:
-    """A sink of the float64 run that measures the run whose values were forced: the model's own."""
-
-    def __init__(self, own: Trace | None, mask: np.ndarray | None) -> None:
-        self.found: dict[Key, Spread] = {}
-        """Spreads of the differences."""
-        self.given: dict[Key, Activation] = {}
-        """Taps that see a forced value unchanged: the truth there is the value itself."""
-        self.own, self._mask = own, mask
-        self._activations = {} if own is None else {a.key: a for a in own.activations}
-
-    def clear(self) -> None:
-        """Forget everything: the run starts again."""
-        self.found.clear()
-        self.given.clear()
-
-    def __call__(self, event: Event) -> None:
-        """Measure the recorded value against the true one, ``event``."""
-        found = self._activations.get(event.key)
-        if self.own is None or found is None or found.place is None:
-            return
-        if found.shape != event.value.shape or not is_inexact(found.dtype):
-            return
-        if event.given:
-            self.given[event.key] = found
-        earlier = self._activations.get(event.same_as) if event.same_as is not None else None
-        known = self.found.get(earlier.key) if earlier and earlier.place == found.place else None
-        if known is None:
-            valid = valid_elements(found.shape, self._mask)
-            value = self.own.values(found)
-            known = (
-                no_error(value, valid)
-                if event.given
-                else error_spread(value, widen(event.value, event.dtype), valid)
-            )
-        self.found[event.key] = known
 
 
 @contextmanager
