@@ -50,8 +50,8 @@ def choose_inputs(
     if subject.inputs is not None:
         return host_inputs(subject.inputs)
     raise OptionError(
-        f"{subject.name or 'the subject'} has no inputs: give --inputs FILE.npz or a trace, --input-ids or --prompt, "
-        f"or set Subject(inputs=...)"
+        f"{subject.name or 'the subject'} has no inputs: give --inputs FILE, a trace or what "
+        f"firstdiff prompt writes, or set Subject(inputs=...)"
     )
 
 

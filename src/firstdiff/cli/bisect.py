@@ -27,7 +27,10 @@ def bisect(
     framework: options.Framework = None,
     json: options.Json = False,
 ) -> None:
-    """Find the first fault in O(log n) runs, or readings of two traces; works where a full capture does not fit."""
+    """Find the first fault in O(log n) runs.
+
+    Or in as many readings of two traces. Works where a full capture does not fit.
+    """
     from firstdiff.bisecting import bisect as run
     from firstdiff.diff.report.bisection import closing_lines, step_line
 

@@ -14,7 +14,10 @@ from firstdiff.decoding import Decoding
 
 def capture(
     subject: Annotated[
-        str, typer.Argument(help="hf:DIR, hf:ID, file.py:name or package.module:name")
+        str,
+        typer.Argument(
+            metavar="SUBJECT", help="hf:DIR, hf:ID, file.py:name or package.module:name"
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="The trace to write.")
@@ -59,7 +62,10 @@ def capture(
         ),
     ] = None,
     no_floor: Annotated[
-        bool, typer.Option("--no-floor", help="Record no noise floor (two passes fewer).")
+        bool,
+        typer.Option(
+            "--no-floor", help="Record no noise floor: quicker, but judged by a stand-in."
+        ),
     ] = False,
     attn_implementation: Annotated[
         str, typer.Option(help="Hugging Face attention implementation.")

@@ -16,7 +16,10 @@ from firstdiff.cli.verdict import deliver
 def check(
     reference: Annotated[Path, typer.Argument(help="The reference's trace.", metavar="REF")],
     subject: Annotated[
-        str, typer.Argument(help="The port: file.py:name, package.module:name, or hf:DIR.")
+        str,
+        typer.Argument(
+            metavar="SUBJECT", help="The port: file.py:name, package.module:name, or hf:DIR."
+        ),
     ],
     output: Annotated[
         Path | None,

@@ -20,7 +20,7 @@ def diff(
     all_rows: options.All = False,
     json: options.Json = False,
 ) -> None:
-    """Align two traces by module path and find the first point of divergence."""
+    """Align two traces and find the first point of divergence."""
     from firstdiff.diff import diff as compare
 
     deliver(

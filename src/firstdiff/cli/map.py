@@ -29,7 +29,10 @@ def map_(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Map modules by their weights, whatever their names; print the map, and write it as TOML."""
+    """Map modules by their weights, whatever their names.
+
+    Print the map, and with -o write it as TOML for --map of diff and check.
+    """
     from firstdiff.auditing import map_modules
     from firstdiff.diff.weights.maptext import lines, toml
     from firstdiff.traces.errors import OptionError

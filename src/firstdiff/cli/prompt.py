@@ -13,7 +13,10 @@ from firstdiff.cli.output import echo_json, progress
 
 def prompt(
     subject: Annotated[
-        str, typer.Argument(help="hf:DIR, hf:ID, file.py:name or package.module:name")
+        str,
+        typer.Argument(
+            metavar="SUBJECT", help="hf:DIR, hf:ID, file.py:name or package.module:name"
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE.npz", help="The file to write.")
@@ -29,7 +32,10 @@ def prompt(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Write inputs of two rows, unequally padded and long enough, for firstdiff capture --inputs."""
+    """Write inputs that can reveal a fault.
+
+    Two rows, unequally padded and long enough; for firstdiff capture --inputs.
+    """
     from firstdiff.prompting import prompt as make
 
     with progress(quiet=json) as step:

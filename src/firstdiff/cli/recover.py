@@ -21,7 +21,10 @@ def recover(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Turn FILE.part into a trace that holds everything committed before the capture stopped."""
+    """Make a trace of what a stopped capture left.
+
+    It holds everything that was committed to FILE.part before the capture stopped.
+    """
     from firstdiff.inspection import show
     from firstdiff.traces import recover as restore
 

@@ -44,7 +44,10 @@ def replay(
     all_rows: options.All = False,
     json: options.Json = False,
 ) -> None:
-    """Judge every module on right inputs: all faults at once, each on its own."""
+    """Judge every module on right inputs.
+
+    So that all faults show at once, each on its own.
+    """
     from firstdiff.diff.report.replay import print_replay
     from firstdiff.replaying import replay as run
 

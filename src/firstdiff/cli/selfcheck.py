@@ -13,21 +13,32 @@ from firstdiff.cli.output import echo_json, progress
 
 def selfcheck(
     subject: Annotated[
-        str, typer.Argument(help="hf:DIR, hf:ID, file.py:name or package.module:name")
+        str,
+        typer.Argument(
+            metavar="SUBJECT", help="hf:DIR, hf:ID, file.py:name or package.module:name"
+        ),
     ],
     inputs: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Inputs by keyword: a .npz, a .safetensors or a trace."),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Make this check alone; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="Make this check alone, by its name in the output; repeatable.",
+        ),
     ] = None,
     dtype: options.Dtype = None,
     eager: options.Eager = False,
     framework: options.Framework = None,
     json: options.Json = False,
 ) -> None:
-    """Run SUBJECT twice, jitted and eager, batched and single, padded and not, decoding and not; compare each."""
+    """Check SUBJECT against itself; needs no reference.
+
+    Run twice, jitted and eager, batched and single, padded and not, decoding and not, in two dtypes.
+    """
     from firstdiff.selfchecking import selfcheck as run
 
     with progress(quiet=json) as step:

@@ -20,12 +20,15 @@ def show(
         Path, typer.Argument(metavar="TRACE", help="A trace, or the .part of a stopped capture.")
     ],
     glob: Annotated[
-        str | None, typer.Argument(metavar="[GLOB]", help="Only modules whose path matches.")
+        str | None, typer.Argument(metavar="GLOB", help="Only modules whose path matches.")
     ] = None,
     header: Annotated[bool, typer.Option("--header", help="Only how the trace was made.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Print a trace's header and its activations; one activation's statistics when GLOB matches just that."""
+    """Print a trace's header and its activations.
+
+    One activation's statistics when GLOB matches just that.
+    """
     from firstdiff.inspection import show as list_trace
 
     listing = list_trace(trace, glob)

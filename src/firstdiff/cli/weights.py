@@ -26,7 +26,10 @@ def weights(
     framework: options.Framework = None,
     json: options.Json = False,
 ) -> None:
-    """Find every parameter of REF in PORT by its values; say what is missing, transposed, exchanged or untied."""
+    """Find every parameter of REF in PORT by its values.
+
+    Say what is missing, transposed, exchanged, untied, or wrong otherwise.
+    """
     from firstdiff.auditing import weights as audit
     from firstdiff.diff.weights.report import lines
 

@@ -60,7 +60,10 @@ def zoom(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Name the function inside MODULE that goes wrong, on both sides, each judged on right inputs."""
+    """Name the function inside MODULE that goes wrong.
+
+    On both sides, with file and line, each judged on right inputs.
+    """
     from firstdiff.diff.report.zoom import print_zoom, write_zoom_html
     from firstdiff.traces.errors import OptionError
     from firstdiff.zooming import zoom as run

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --warn: #9a6700; --fail: #cf222e; --quiet: #6e7781; --line: #8884; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h1.agree { color: var(--ok); } h1.diverge { color: var(--fail); }
 h1.doubt { color: var(--warn); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-family: ui-monospace, monospace;
@@ -38,12 +38,14 @@ p.warning { color: var(--warn); } p.quiet { color: var(--quiet); }
 table { border-collapse: collapse; width: 100%; font: 13px ui-monospace, monospace; }
 th, td { text-align: left; padding: .15rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { position: sticky; top: 0; background: Canvas; } td.number { text-align: right; white-space: nowrap; }
-td.name { overflow-wrap: anywhere; }
+td.name { min-width: 12rem; overflow-wrap: break-word; } td.worst { min-width: 10rem; }
 tr.first { outline: 2px solid var(--fail); } tr.OK .verdict { color: var(--ok); }
 tr.WARN .verdict { color: var(--warn); }
 tr.FAIL .verdict { color: var(--fail); font-weight: 600; } tr.alone .verdict { color: var(--quiet); }
 .bar { display: inline-block; height: .6rem; background: currentColor; opacity: .6; vertical-align: middle; }
 #bad:checked ~ table tr.OK { display: none; }
+@media (max-width: 50rem) { dl { display: block; } dd { margin: 0 0 .4rem; }
+  table { display: block; overflow-x: auto; } }
 """
 _DECADES = 7.0
 """Length of a full bar: an error of ten million floors."""
@@ -110,17 +112,22 @@ def _line(row: Row, first: bool) -> str:
     kind = "alone" if row.side != "both" else verdict.grade
     relative = found.relative_l2 if found is not None else None
     cells = [
-        f"<td class=name>{escape(row.name or 'the model')} {escape(row.label)}",
+        f"<td class=name>{_breakable(row.name or 'the model')} {_breakable(row.label)}",
         f"<td>{index_text(row.activation.shape)}",
         f"<td class=verdict>{'healed' if row.healed else verdict.kind}",
         f"<td class=number>{score_text(verdict.score)}",
         f"<td>{_bar(verdict.score)}",
         f"<td class=number>{'' if relative is None else f'{relative:.1e}'}",
         *(f"<td class=number>{text}" for text in origin_texts(row)),
-        f"<td>{_worst(row)}",
+        f"<td class=worst>{_worst(row)}",
         f"<td>{escape('; '.join(_remarks(row)))}",
     ]
     return f"<tr class='{kind}{' first' if first else ''}'>{''.join(cells)}"
+
+
+def _breakable(path: str) -> str:
+    """``path`` as HTML that a line may break behind each dot, not inside a name."""
+    return escape(path).replace(".", ".<wbr>")
 
 
 def _bar(score: float | None) -> str:
@@ -136,8 +143,8 @@ def _worst(row: Row) -> str:
     found = row.measurement
     if found is None or found.worst is None or found.worst_reference is None:
         return ""
-    values = f"ref {value_text(found.worst_reference)} port {value_text(found.worst_port or 0.0)}"
-    return f"{index_text(found.worst)}: {values}"
+    reference, port = value_text(found.worst_reference), value_text(found.worst_port or 0.0)
+    return f"{index_text(found.worst)}: ref&nbsp;{reference} port&nbsp;{port}"
 
 
 def _remarks(row: Row) -> Iterator[str]:
