@@ -45,6 +45,18 @@ def test_the_demo_finds_the_fault_and_says_that_the_right_port_agrees(
     ]
 
 
+def test_the_demo_takes_the_model_that_has_the_fault(firstdiff_cli: Cli, tmp_path: Path) -> None:
+    done = firstdiff_cli("demo", "--fault", "bert_gelu_tanh", "--keep", tmp_path)
+    assert done.code == 0, done.err
+    recorded, faulty, right = words(done.out).split("A linen port of it: ")
+    assert recorded.startswith("A tiny BERT in PyTorch, recorded once:")
+    assert "Likely cause: activation function" in faulty
+    assert "The port agrees with the reference" in right
+    narrow = firstdiff_cli("demo", "--fault", "bert_gelu_tanh", "--dtype", "bfloat16")
+    assert narrow.code == 2
+    assert "dtype 'bfloat16': the port of BERT computes in float32." in words(narrow.err)
+
+
 def test_the_demo_as_json(firstdiff_cli: Cli) -> None:
     done = firstdiff_cli("demo", "--json")
     both = json.loads(done.out)

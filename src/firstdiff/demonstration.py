@@ -1,17 +1,22 @@
-"""The demonstration: a tiny Qwen2, its Hugging Face reference, a faulty JAX port and the right one."""
+"""The demonstration: a tiny model, its Hugging Face reference, a faulty JAX port and the right one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstdiff.checking import check
 from firstdiff.recording import Capture, record
+from firstdiff.traces.errors import OptionError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from firstdiff.diff import Diff
+    from firstdiff.models.subject import Subject
 
 FAULT = "rotary_interleaved"
 """The fault that costs people a week: the rotary embedding pairs neighbouring channels instead of halves."""
@@ -27,6 +32,51 @@ class Demo:
     """The faulty port against it."""
     right: Diff
     """The right port against it."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """What the two sides are made of."""
+
+    inputs: dict[str, np.ndarray] | None
+    """None for Hugging Face's kind of input, drawn."""
+    port: Callable[..., Subject]
+    """``port(framework, fault=name)``."""
+
+
+def title_of(fault: str) -> str:
+    """The model that has the ``fault``, in words.
+
+    Raises:
+        OptionError: there is no such fault.
+    """
+    from firstdiff.models.faults import find
+
+    titles = {"gpt2": "GPT-2", "bert": "BERT", "vit": "ViT"}
+    family = find(fault).family
+    return titles.get(family, family.capitalize())
+
+
+def _pair(checkpoint: Path, fault: str, seed: int, dtype: str) -> _Pair:
+    """Write the checkpoint of the family that has the fault."""
+    from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
+    from firstdiff.models.faults import find
+
+    family = find(fault).family
+    if family == "qwen2":
+        from firstdiff.models import qwen2
+
+        write_checkpoint(checkpoint, seed=seed)
+        return _Pair(
+            discriminating_inputs(seed=seed), partial(qwen2.subject, folder=checkpoint, dtype=dtype)
+        )
+    if dtype != "float32":
+        raise OptionError(f"dtype {dtype!r}: the port of {title_of(fault)} computes in float32.")
+    from firstdiff.models import ported
+    from firstdiff.models.family_checkpoint import write_family
+
+    write_family(family, checkpoint, seed=seed)
+    return _Pair(None, partial(ported.subject, family, folder=checkpoint))
 
 
 def demo(
@@ -45,19 +95,16 @@ def demo(
     ``on_capture`` and ``on_diff`` receive each result as soon as it is there.
 
     Raises:
-        OptionError: there is no such ``framework`` or ``fault``.
+        OptionError: there is no such ``framework`` or ``fault``, or the fault's port cannot be had in that ``dtype``.
         SubjectError: a package that the demonstration needs is missing.
     """
-    from firstdiff.models import qwen2
-    from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
-
     folder = Path(folder)
-    progress("drawing a tiny Qwen2 checkpoint")
-    checkpoint = write_checkpoint(folder / "checkpoint", seed=seed)
+    progress(f"drawing a tiny {title_of(fault)} checkpoint")
+    pair = _pair(folder / "checkpoint", fault, seed, dtype)
     reference = record(
-        f"hf:{checkpoint}",
+        f"hf:{folder / 'checkpoint'}",
         folder / "ref.h5",
-        inputs=discriminating_inputs(seed=seed),
+        inputs=pair.inputs,
         dtype=dtype,
         force=True,
         progress=progress,
@@ -65,7 +112,7 @@ def demo(
     on_capture(reference)
     results = []
     for title, name in ((fault, fault), ("the right port", None)):
-        subject = qwen2.subject(framework, checkpoint, fault=name, dtype=dtype)
+        subject = pair.port(framework, fault=name)
         output = folder / ("port.h5" if name is None else f"port-{name}.h5")
         result = check(reference.path, subject, output=output, force=True, progress=progress)
         on_diff(title, result)

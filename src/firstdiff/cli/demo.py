@@ -30,7 +30,10 @@ def demo(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Capture a tiny Qwen2 in PyTorch, check a faulty JAX port of it, then the right one."""
+    """Capture a tiny model in PyTorch, check a faulty JAX port of it, then the right one.
+
+    The model is Qwen2, or the one that has the fault: GPT-2, BERT, ViT, Gemma, Mixtral.
+    """
     from firstdiff.demonstration import demo as run
 
     with ExitStack() as stack:
@@ -44,7 +47,7 @@ def demo(
             fault=fault,
             seed=seed,
             dtype=dtype,
-            on_capture=lambda capture: None if json else print_capture(capture),
+            on_capture=lambda capture: None if json else print_capture(capture, fault),
             on_diff=lambda title, found: None if json else print_result(title, found, framework),
             progress=step,
         )
@@ -57,9 +60,11 @@ def demo(
         )
 
 
-def print_capture(capture: Capture) -> None:
+def print_capture(capture: Capture, fault: str) -> None:
     """The reference, once."""
-    typer.echo("A tiny Qwen2 in PyTorch, recorded once:\n")
+    from firstdiff.demonstration import title_of
+
+    typer.echo(f"A tiny {title_of(fault)} in PyTorch, recorded once:\n")
     typer.echo("\n".join(capture.lines()))
 
 

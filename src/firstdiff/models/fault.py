@@ -47,6 +47,8 @@ class Fault:
     """Path of the first module-level activation with a wrong value."""
     site: str = "output"
     """`input` where the mistake lies between modules and shows at the next one's input; else `output`."""
+    family: str = "qwen2"
+    """The model whose port is wrong: `qwen2`, or one of `ported.PORTED`."""
     harmless: bool = False
     """Whether the logits stay right: the fault shows at ``activation`` and heals."""
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 A fault changes one of three things, never the model's code: fields of the configuration, tensors while they are
 loaded, or a function between the modules (`qwen2/ops.py`). So one entry serves every port. The common ones are
-here, more in `code_faults` and `conversion_faults`.
+here, more in `code_faults` and `conversion_faults`; what Qwen2 cannot have is in `family_faults`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ FAULTS: dict[str, Fault] = {}
 
 
 def find(name: str) -> Fault:
-    """The fault called ``name``; OptionError with all names if there is none."""
-    if name not in FAULTS:
-        raise OptionError(f"fault {name!r}: no such fault; there are {', '.join(FAULTS)}.")
-    return FAULTS[name]
+    """The fault called ``name``, of Qwen2 or of another family; OptionError with all names if there is none."""
+    from firstdiff.models.family_faults import FAMILY_FAULTS
+
+    every = {**FAULTS, **FAMILY_FAULTS}
+    if name not in every:
+        raise OptionError(f"fault {name!r}: no such fault; there are {', '.join(every)}.")
+    return every[name]
 
 
 def _seed(name: str, sentence: str, **rest: Any) -> None:

@@ -81,20 +81,21 @@ def subject(
     port: str,
     folder: str | Path,
     *,
-    fault: Fault | None = None,
+    fault: str | Fault | None = None,
     **options: Any,
 ) -> Subject:
     """The ``port`` (`linen`) of the checkpoint of ``family`` in ``folder``, in float32.
 
-    ``fault`` seeds one mistake: its `config`, `weights` and `functions` replace what the port has; functions of
-    `ops` and of the port's own file by name. ``options`` are the port's own.
+    ``fault`` seeds one mistake, by its name in the catalogue or as it is: its `config`, `weights` and `functions`
+    replace what the port has; functions of `ops` and of the port's own file by name. ``options`` are the port's own.
 
     Raises:
         SubjectError: the folder is no checkpoint of that family.
-        OptionError: there is no such port, or nothing of the fault's name to replace.
+        OptionError: there is no such port or fault, or nothing of the fault's name to replace.
     """
     if port != "linen":
         raise OptionError(f"port {port!r}: no such port of {family}; there is linen.")
+    fault = _found(fault, family)
     module = importlib.import_module(f"firstdiff.models.{family}.linen")
     checkpoint = Checkpoint(folder, fault)
     if checkpoint.config.get("model_type") != family:
@@ -105,6 +106,17 @@ def subject(
     made: Subject = module.build(checkpoint, **options)
     title = f"{family}.{port}" if fault is None else f"{family}.{port}:{fault.name}"
     return dataclasses.replace(made, name=title, config=checkpoint.described)
+
+
+def _found(fault: str | Fault | None, family: str) -> Fault | None:
+    if not isinstance(fault, str):
+        return fault
+    from firstdiff.models.faults import find
+
+    found = find(fault)
+    if found.family != family:
+        raise OptionError(f"fault {fault!r}: one of {found.family}, the port computes {family!r}.")
+    return found
 
 
 def _with_functions(module: ModuleType, fault: Fault) -> ModuleType:

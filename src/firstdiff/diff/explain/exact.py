@@ -13,7 +13,7 @@ from firstdiff.diff.measure import Side
 if TYPE_CHECKING:
     from firstdiff.diff.layout import Layout
     from firstdiff.diff.row import Row
-    from firstdiff.traces import Trace
+    from firstdiff.traces import Key, Trace
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,18 @@ def explain_exact(
     wrong = _laid(row.layout, port.values(pair.port), port=True)
     if right.dtype.kind not in "iu" or wrong.dtype.kind not in "iuf":
         return None
-    return _integers(right.astype(np.int64), wrong, padding, "position" in pair.reference.key.leaf)
+    positions = _are_positions(reference, pair.reference.key, right)
+    return _integers(right.astype(np.int64), wrong, padding, positions)
+
+
+def _are_positions(reference: Trace, key: Key, values: np.ndarray) -> bool:
+    """Whether integers are positions, not ids: by their name, or since they count and are no input of the model."""
+    if "position" in f"{key.path}.{key.leaf}":
+        return True
+    equal = [name for name in reference.inputs if np.array_equal(reference.input(name), values)]
+    if equal:
+        return any("position" in name for name in equal)
+    return values.ndim > 0 and values.shape[-1] > 1 and bool((np.diff(values) == 1).all())
 
 
 def _laid(layout: Layout, values: np.ndarray, *, port: bool = False) -> np.ndarray:

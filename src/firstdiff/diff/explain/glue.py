@@ -45,6 +45,7 @@ def glue(scene: Scene) -> Iterator[Hypothesis]:
     carried = _carried(scene, found)
     if carried is not None:
         yield from _passed(found, carried)
+        yield from _activated(found, carried)
         return
     for make, combine in ((_sums, np.add), (_products, np.multiply)):
         pair = _pair(scene, found, combine)
@@ -123,6 +124,19 @@ def _passed(found: list[Operand], right: Operand) -> Iterator[Hypothesis]:
             )
 
 
+def _activated(found: list[Operand], right: Operand) -> Iterator[Hypothesis]:
+    """The right value is f(x) for a recorded x: a port whose function is no module of its own has another f."""
+    for x in found:
+        name = _function(x.value, right.value) if x is not right else None
+        if name is None:
+            continue
+        for wrong, function in FUNCTIONS.items():
+            if wrong != name:
+                words = f"applying {wrong} instead of {name}"
+                yield Hypothesis("activation function", words, function(x.value), right.value)
+        return
+
+
 def _sums(found: list[Operand], stream: Operand, branch: Operand) -> Iterator[Hypothesis]:
     a, b = stream.value, branch.value
     null, cause = a + b, "residual connection"
@@ -188,12 +202,15 @@ def _gates(
 
 
 def _function(x: np.ndarray, y: np.ndarray) -> str | None:
-    """The function of the table that makes ``y`` of ``x``, nearly."""
-    size = float(np.sqrt(np.nanmean(y**2)))
-    for name, function in FUNCTIONS.items():
-        if name == "no function":
-            continue
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.sqrt(np.nanmean((function(x) - y) ** 2)) < 2.0**-10 * size:
-                return name
-    return None
+    """The function of the table that comes nearest to making ``y`` of ``x``, if it nearly does.
+
+    The nearest, not the first: both forms of GELU are near each other.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        misses = {
+            name: float(np.nan_to_num(np.nanmean((function(x) - y) ** 2), nan=np.inf))
+            for name, function in FUNCTIONS.items()
+            if name != "no function"
+        }
+    nearest = min(misses, key=lambda name: misses[name])
+    return nearest if misses[nearest] < 2.0**-20 * np.nanmean(y**2) else None

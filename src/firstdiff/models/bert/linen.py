@@ -16,6 +16,8 @@ from firstdiff.models.qwen2 import ops
 from firstdiff.models.subject import Subject
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from firstdiff.models.ported import Checkpoint
 
 Config = Any
@@ -49,6 +51,23 @@ def split_qkv(fused: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return q, k, v
 
 
+def sum_embeddings(words: jax.Array, types: jax.Array, positions: jax.Array) -> jax.Array:
+    """[b, t, e] each, or what broadcasts to it -> [b, t, e]."""
+    return words + types + positions
+
+
+def norm_of_sum(
+    norm: Callable[[jax.Array], jax.Array], stream: jax.Array, branch: jax.Array
+) -> jax.Array:
+    """The norm stands behind the addition; [b, t, e]."""
+    return norm(ops.add_residual(stream, branch))
+
+
+def first_token(x: jax.Array) -> jax.Array:
+    """[b, t, e] -> [b, e]."""
+    return x[:, 0]
+
+
 class Embeddings(nn.Module):
     """Words, positions and token types, added and normed."""
 
@@ -68,8 +87,8 @@ class Embeddings(nn.Module):
                 ops.default_position_ids(input_ids),
             ),
         }
-        x = sum(nn.Embed(n, c["hidden_size"], name=name)(i) for name, (n, i) in sizes.items())
-        return _norm(c, "LayerNorm")(x)
+        found = (nn.Embed(n, c["hidden_size"], name=name)(i) for name, (n, i) in sizes.items())
+        return _norm(c, "LayerNorm")(sum_embeddings(*found))
 
 
 class SelfAttention(nn.Module):
@@ -96,8 +115,7 @@ class AddAndNorm(nn.Module):
     def __call__(self, x: jax.Array, residual: jax.Array) -> jax.Array:
         """[b, t, ...], [b, t, e] -> [b, t, e]."""
         x = nn.Dense(self.config["hidden_size"], name="dense")(x)
-        normed: jax.Array = _norm(self.config, "LayerNorm")(ops.add_residual(residual, x))
-        return normed
+        return norm_of_sum(_norm(self.config, "LayerNorm"), residual, x)
 
 
 class Layer(nn.Module):
@@ -124,7 +142,7 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, t, e] -> [b, e]."""
-        return jnp.tanh(nn.Dense(self.config["hidden_size"], name="dense")(x[:, 0]))
+        return jnp.tanh(nn.Dense(self.config["hidden_size"], name="dense")(first_token(x)))
 
 
 class Bert(nn.Module):

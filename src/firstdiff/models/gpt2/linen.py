@@ -27,9 +27,15 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
-def split_qkv(kernel: np.ndarray) -> list[np.ndarray]:
-    """The checkpoint's c_attn [..., 3e]: query, key and value one behind the other."""
+def split_qkv(kernel: np.ndarray, heads: int) -> list[np.ndarray]:
+    """The checkpoint's c_attn [..., 3e]: query, key and value one behind the other, all heads of each together."""
+    del heads
     return np.split(kernel, 3, axis=-1)
+
+
+def layer_norm(eps: float, name: str) -> nn.Module:
+    """Centred, with scale and bias."""
+    return nn.LayerNorm(eps, use_fast_variance=False, name=name)
 
 
 class Activation(nn.Module):
@@ -81,9 +87,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         """[b, t, e] -> the same."""
         eps = self.config["layer_norm_epsilon"]
-        normed = nn.LayerNorm(eps, use_fast_variance=False, name="ln_1")(x)
+        normed = layer_norm(eps, "ln_1")(x)
         x = ops.add_residual(x, Attention(self.config, name="attn")(normed, mask))
-        normed = nn.LayerNorm(eps, use_fast_variance=False, name="ln_2")(x)
+        normed = layer_norm(eps, "ln_2")(x)
         return ops.add_residual(x, MLP(self.config, name="mlp")(normed))
 
 
@@ -104,7 +110,7 @@ class GPT2(nn.Module):
         mask = ops.causal_mask(input_ids, attention_mask, "float32")
         for number in range(c["n_layer"]):
             x = Block(c, name=f"h_{number}")(x, mask)
-        x = nn.LayerNorm(c["layer_norm_epsilon"], use_fast_variance=False, name="ln_f")(x)
+        x = layer_norm(c["layer_norm_epsilon"], "ln_f")(x)
         return CausalLMOutput(wte.attend(x))
 
 
@@ -128,10 +134,11 @@ def parameters(checkpoint: Checkpoint) -> dict[str, Any]:
         "wpe": checkpoint.embedding("transformer.wpe"),
         "ln_f": checkpoint.norm("transformer.ln_f"),
     }
+    heads = checkpoint.config["n_head"]
     for number in range(checkpoint.config["n_layer"]):
         layer = f"transformer.h.{number}"
-        kernels = split_qkv(checkpoint.read(f"{layer}.attn.c_attn.weight"))
-        biases = split_qkv(checkpoint.read(f"{layer}.attn.c_attn.bias"))
+        kernels = split_qkv(checkpoint.read(f"{layer}.attn.c_attn.weight"), heads)
+        biases = split_qkv(checkpoint.read(f"{layer}.attn.c_attn.bias"), heads)
         projections = {
             name: {"kernel": kernel, "bias": bias}
             for name, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True)

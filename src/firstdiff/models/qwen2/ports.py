@@ -91,11 +91,13 @@ def _with_layers(module: ModuleType, port: str, layers: dict[str, str]) -> Modul
 
 
 def _fault(fault: str | Fault) -> Fault:
-    if not isinstance(fault, str):
-        return fault
-    from firstdiff.models.faults import find
+    if isinstance(fault, str):
+        from firstdiff.models.faults import find
 
-    return find(fault)
+        fault = find(fault)
+    if fault.family != "qwen2":
+        raise OptionError(f"fault {fault.name!r}: one of {fault.family}, the port computes qwen2.")
+    return fault
 
 
 def _title(port: str, changed: Fault | Variant | None) -> str:

@@ -46,6 +46,16 @@ def flatten_grid(grid: jax.Array) -> jax.Array:
     return grid.reshape(grid.shape[0], -1, grid.shape[-1])
 
 
+def join_class_token(token: jax.Array, patches: jax.Array) -> jax.Array:
+    """[b, 1, e] and [b, patches, e] -> [b, n, e], the class token first."""
+    return jnp.concatenate([token, patches], axis=1)
+
+
+def add_positions(tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    """[b, n, e] and [1, n, e]: the class token has a position of its own."""
+    return tokens + positions
+
+
 class PatchEmbeddings(nn.Module):
     """One convolution whose stride is its size."""
 
@@ -75,8 +85,8 @@ class Embeddings(nn.Module):
         count, width = patches.shape[1] + 1, c["hidden_size"]
         cls = self.param("cls_token", nn.initializers.zeros, (1, 1, width))
         positions = self.param("position_embeddings", nn.initializers.zeros, (1, count, width))
-        tokens = jnp.concatenate([jnp.tile(cls, (patches.shape[0], 1, 1)), patches], axis=1)
-        return tokens + positions  # [b, n, e]
+        tokens = join_class_token(jnp.tile(cls, (patches.shape[0], 1, 1)), patches)
+        return add_positions(tokens, positions)  # [b, n, e]
 
 
 class Attention(nn.Module):

@@ -1,0 +1,26 @@
+"""Wrong versions of what the ViT port does, each as small as the mistake. Apart, so that the port stays readable."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def flatten_grid_by_column(grid: jax.Array) -> jax.Array:
+    """[b, rows, columns, e] -> [b, patches, e], column by column."""
+    return jnp.swapaxes(grid, 1, 2).reshape(grid.shape[0], -1, grid.shape[-1])
+
+
+def join_class_token_last(token: jax.Array, patches: jax.Array) -> jax.Array:
+    """[b, n, e] with the class token behind the patches."""
+    return jnp.concatenate([patches, token], axis=1)
+
+
+def channels_reversed(pixels: jax.Array) -> jax.Array:
+    """[b, channels, height, width] -> [b, height, width, channels], blue first."""
+    return jnp.transpose(pixels, (0, 2, 3, 1))[..., ::-1]
+
+
+def add_positions_to_patches(tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    """The class token gets no position; [b, n, e]."""
+    return tokens.at[:, 1:].add(positions[:, 1:])
