@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.contested import Contested, contested
 from firstdiff.decoders import decoding_call, has_cache
 from firstdiff.decoding import decoding_of
 from firstdiff.feeding import fit_inputs
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.local import FloorOf
     from firstdiff.diff.planting import Planting
     from firstdiff.diff.replayed import Replay
+    from firstdiff.diff.row import Row
     from firstdiff.models.subject import Subject
     from firstdiff.traces.schema import Key
 
@@ -154,33 +156,26 @@ def replay_port(
             progress("comparing")
             free = path, diff(reference, path, map=map)
         theirs = stack.enter_context(open_trace(free[0]))
-        decoding, rows = decoding_of(theirs), free[1].rows
-        if decoding is not None and not has_cache(subject):
-            decoding, rows = None, tuple(row for row in rows if row.key.step == 0)
+        decoding, doubt = decoding_of(theirs), contested(free[1], ours, theirs, map)
+        prompt = decoding is not None and not has_cache(subject)
+        if prompt:
+            decoding = None
             progress("without a cache, the prompt alone is replayed")
-        plan = planting("port", rows, ours, theirs)
         judged = judged or Judged()
         floors = judged.floors or floors_in(ours, theirs)
-        half = time.monotonic()
-        progress(f"replaying the port with {len(plan.keys())} values of the reference")
-        own, planted = run_planted(subject, inputs, plan, folder / "own.h5", mode, exact, decoding)
-        result = _judged(
-            plan,
-            ours,
-            stack.enter_context(open_trace(own)),
-            floors,
-            planted,
-            judged,
-            ours,
-        )
-        return _finished(
-            result,
-            plan,
-            planted,
-            str(reference),
-            subject.name,
-            (half - began, time.monotonic() - half, 1),
-        )
+
+        def run(rows: Sequence[Row], name: str) -> Replay:
+            kept = [row for row in rows if row.key.step == 0] if prompt else rows
+            plan = planting("port", kept, ours, theirs)
+            half = time.monotonic()
+            progress(f"replaying the port with {len(plan.keys())} values of the reference")
+            own, planted = run_planted(subject, inputs, plan, folder / name, mode, exact, decoding)
+            made = stack.enter_context(open_trace(own))
+            result = _judged(plan, ours, made, floors, planted, judged, ours)
+            seconds = half - began, time.monotonic() - half, 1
+            return _finished(result, plan, planted, str(reference), subject.name, seconds)
+
+        return _settled(run(free[1].rows, "own.h5"), doubt, lambda rows: run(rows, "named.h5"))
 
 
 def replay_reference(
@@ -215,38 +210,53 @@ def replay_reference(
         )  # fmt: skip
         ours = stack.enter_context(open_trace(path))
         require_elements(theirs)
-        plan = planting("reference", diff(path, port, map=map).rows, ours, theirs)
-        half = time.monotonic()
-        taps, dtype = plan.keys(), judged_dtype(ours, theirs)
+        free = diff(path, port, map=map)
+        dtype = judged_dtype(ours, theirs)
         fitted = fit_inputs(subject, inputs)[0]
-        model = Reference(
-            subject.model,
-            subject.call if decoding is None else decoding_call(subject, decoding)[1],
-            tensors_of(fitted),
-            lambda key: plan.value(taps[key]) if key in taps else None,
-        )
-        runs = stack.enter_context(
-            forced_runs(model, dtypes=(dtype,), scratch_dir=folder, progress=progress)
-        )
-        if isinstance(runs, str) or dtype not in runs.native:
-            raise OptionError(
-                f"{subject.name}: {runs if isinstance(runs, str) else ' '.join(runs.notes)}; replay the port "
-                "instead (firstdiff replay REF.h5 SUBJECT), or compare the traces with firstdiff diff"
+
+        def run(rows: Sequence[Row], name: str) -> Replay:
+            plan, half = planting("reference", rows, ours, theirs), time.monotonic()
+            taps = plan.keys()
+            model = Reference(
+                subject.model,
+                subject.call if decoding is None else decoding_call(subject, decoding)[1],
+                tensors_of(fitted),
+                lambda key: plan.value(taps[key]) if key in taps else None,
             )
-        floors = measured_floors(dtype, runs.native[dtype], runs.conditioning)
-        result = _judged(
-            plan,
-            runs.truth,
-            theirs,
-            floors,
-            dict.fromkeys(runs.forced, ""),
-            judged or Judged(),
-            theirs,
-        )
-        return _finished(
-            result, plan, dict.fromkeys(runs.forced, ""), subject.name, str(port),
-            (half - began, time.monotonic() - half, 3),
-        )  # fmt: skip
+            (folder / name).mkdir()
+            runs = stack.enter_context(
+                forced_runs(model, dtypes=(dtype,), scratch_dir=folder / name, progress=progress)
+            )
+            if isinstance(runs, str) or dtype not in runs.native:
+                raise OptionError(
+                    f"{subject.name}: {runs if isinstance(runs, str) else ' '.join(runs.notes)}; replay the port "
+                    "instead (firstdiff replay REF.h5 SUBJECT), or compare the traces with firstdiff diff"
+                )
+            floors = measured_floors(dtype, runs.native[dtype], runs.conditioning)
+            forced = dict.fromkeys(runs.forced, "")
+            result = _judged(plan, runs.truth, theirs, floors, forced, judged or Judged(), theirs)
+            seconds = half - began, time.monotonic() - half, 3
+            return _finished(result, plan, forced, subject.name, str(port), seconds)
+
+        doubt = contested(free, ours, theirs, map)
+        return _settled(run(free.rows, "weighed"), doubt, lambda rows: run(rows, "named"))
+
+
+def _settled(
+    weighed: Replay, doubt: Contested | None, again: Callable[[Sequence[Row]], Replay]
+) -> Replay:
+    """``weighed``, or the replay of the pairs by name where weights and names are in ``doubt`` and names say more."""
+    if doubt is None:
+        return weighed
+    named = again(doubt.named)
+    names = doubt.names_win(weighed.rows, named.rows)
+    result, first, then = named if names else weighed, weighed.cost, named.cost
+    forced, passes = first.forced + then.forced, first.passes + then.passes
+    return replace(
+        result,
+        cost=replace(result.cost, free=first.free, forced=forced, passes=passes),
+        notes=(*result.notes, doubt.sentence(names=names)),
+    )
 
 
 def _judged(

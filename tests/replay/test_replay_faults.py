@@ -104,6 +104,26 @@ def test_both_directions_place_every_instance_of_a_fault_and_nothing_else(
 
 
 @pytest.mark.parametrize(
+    ("exchange", "other"),
+    [("down_layers_swapped", "norm_eps_outside"), ("kv_swapped", "rope_theta")],
+)
+def test_exchanged_weights_are_placed_behind_another_fault(
+    ported: Callable[..., Any], exchange: str, other: str
+) -> None:
+    run = ported(both(exchange, other))
+    wanted = {(find(name).activation, find(name).site) for name in (exchange, other)}
+    assert run.free.first is not None
+    assert (run.free.first.name, run.free.first.key.site) == (
+        find(other).activation, find(other).site,
+    )  # fmt: skip
+    for result in (run.port(mode="eager"), run.backward()):
+        found = set(places(result))
+        assert wanted <= found
+        assert not any(path.endswith((".mlp", "o_proj")) for path, _ in found)
+        assert any("contradict each other" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
     ("mode", "options"),
     [
         ("eager", {}),
