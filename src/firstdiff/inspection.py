@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.diff.weights.table import DIGESTS
 from firstdiff.traces import Activation, Header, Trace, open_trace
 from firstdiff.traces.errors import OptionError
 
@@ -31,6 +32,10 @@ class Listing:
     """The selected activations, in execution order."""
     total: int
     """Activations in the whole trace."""
+    digests: int = 0
+    """Parameters of the model that the trace keeps digests of."""
+    weights: int = 0
+    """Parameters that it keeps in full."""
 
     def frame(self) -> pd.DataFrame:
         """One row an activation: order, what names it, dtype, shape, class, the digest's statistics."""
@@ -48,6 +53,7 @@ class Listing:
                 name: {"dtype": d, "shape": list(s)} for name, (d, s) in self.inputs.items()
             },
             "total": self.total,
+            "weights": {"digests": self.digests, "in_full": self.weights},
             "activations": [_row(activation) for activation in self.activations],
         }
 
@@ -75,6 +81,8 @@ def show(trace: str | Path | Trace, glob: str | None = None) -> Listing:
             inputs={name: (i.dtype, tuple(i.shape)) for name, i in opened_trace.inputs.items()},
             activations=tuple(chosen),
             total=len(opened_trace.recorded),
+            digests=_digests(opened_trace),
+            weights=len(opened_trace.parameters),
         )
 
 
@@ -87,6 +95,11 @@ def opened(trace: str | Path | Trace) -> Iterator[Trace]:
     path = Path(trace)
     with open_trace(path, partial=path.suffix == ".part") as found:
         yield found
+
+
+def _digests(trace: Trace) -> int:
+    table = trace.table(DIGESTS)
+    return 0 if table is None else len(table)
 
 
 def _example(trace: Trace) -> str:

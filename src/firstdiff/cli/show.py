@@ -63,12 +63,23 @@ def header_lines(listing: Listing) -> list[str]:
         f"check     {check_line(head.output_check)}",
         f"floors    {', '.join(head.extra.get('floors', {})) or 'none'}",
         f"holds     {listing.total} activations of {len(head.modules)} modules",
+        f"weights   {weights_line(listing)}",
     ]
     if head.never_fired:
         lines.append(
             f"silent    {len(head.never_fired)} modules never ran: {', '.join(head.never_fired[:8])}"
         )
     return lines + [f"note      {note}" for note in head.notes]
+
+
+def weights_line(listing: Listing) -> str:
+    """What the trace keeps of the model's parameters."""
+    digests, whole = listing.digests, listing.weights
+    if not digests and not whole:
+        return "nothing kept"
+    if digests <= whole:
+        return f"{whole} parameters in full"
+    return f"digests of {digests} parameters{f', {whole} of them in full' if whole else ''}"
 
 
 def check_line(check: dict[str, object]) -> str:
