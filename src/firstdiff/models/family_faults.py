@@ -123,7 +123,7 @@ _seed(
     "The embedding of the token types is not added.",
     at="input embeddings.LayerNorm",
     module="embeddings",
-    cause="constant offset",
+    cause="token types missing",
     functions={"sum_embeddings": bert.sum_embeddings_without_types},
 )
 _seed(
