@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 
 
 def demo(
-    framework: Annotated[str, typer.Option(help="The port's framework.")] = "linen",
+    framework: Annotated[
+        str,
+        typer.Option(help="linen, nnx, equinox, haiku or function; linen alone beside Qwen2."),
+    ] = "linen",
     fault: Annotated[
-        str, typer.Option(help="The mistake in the faulty port.")
+        str, typer.Option(help="The mistake in the faulty port; an unknown name lists them.")
     ] = "rotary_interleaved",
     seed: Annotated[int, typer.Option(help="Seed of the weights and the prompt.")] = 0,
     dtype: Annotated[str, typer.Option(help="Dtype of both sides.")] = "float32",
@@ -30,9 +34,10 @@ def demo(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Capture a tiny model in PyTorch, check a faulty JAX port of it, then the right one.
+    """Check a faulty port of a tiny model, then the right one.
 
-    The model is Qwen2, or the one that has the fault: GPT-2, BERT, ViT, Gemma, Mixtral.
+    The model is captured in PyTorch and the ports run in JAX. It is Qwen2, or the one that
+    has the fault: GPT-2, BERT, ViT, Gemma, Mixtral.
     """
     from firstdiff.demonstration import demo as run
 
@@ -65,7 +70,8 @@ def print_capture(capture: Capture, fault: str) -> None:
     from firstdiff.demonstration import title_of
 
     typer.echo(f"A tiny {title_of(fault)} in PyTorch, recorded once:\n")
-    typer.echo("\n".join(capture.lines()))
+    reference = replace(capture, path=Path(capture.path.name))  # the folder may be a temporary one
+    typer.echo("\n".join(reference.lines()))
 
 
 def print_result(title: str, result: Diff, framework: str) -> None:
