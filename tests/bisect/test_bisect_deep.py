@@ -88,12 +88,12 @@ def test_only_what_was_asked_for_is_live(
 
 
 def reads(monkeypatch: pytest.MonkeyPatch, reference: Path) -> list[str]:
-    """Paths of the activations whose elements were read from the trace ``reference``."""
+    """Paths of the activations whose elements were read from the trace ``reference``; its kept parameters are none."""
     found: list[str] = []
     stored = Trace.stored
 
     def counted(self: Trace, activation: Any) -> np.ndarray:
-        if self.path == reference and activation.key.path:
+        if self.path == reference and activation.key.path and activation in self.activations:
             found.append(f"{activation.key.path} {activation.key.site}")
         return stored(self, activation)
 
