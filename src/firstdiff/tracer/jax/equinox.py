@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _TAG = "_firstdiff_path"
-_MISMATCH = re.compile("pytree structure|custom node|Mismatch")
+_MISMATCH = re.compile("pytree structure|custom node|mismatch", re.IGNORECASE)
 _WHOLE = (
     "where the call joins the model with another Equinox module (equinox.combine, a tree_map over both), make the "
     "whole module the model: a capture records a copy whose classes are subclasses of its own"
