@@ -127,6 +127,19 @@ def test_a_port_more_precise_than_the_reference_is_not_suspected(tmp_path: Path)
     assert (result.exit_code, result.suspicion) == (0, None)
 
 
+def test_a_port_that_rounds_the_weights_of_a_float32_reference_is_not_suspected(
+    tmp_path: Path,
+) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", seed=119)
+    inputs = discriminating_inputs(seed=119)
+    reference, port = tmp_path / "reference.h5", tmp_path / "port.h5"
+    record(f"hf:{checkpoint}", reference, inputs=inputs, floor=("bfloat16",), verify=False)
+    record(qwen2.subject("linen", checkpoint, dtype="bfloat16"), port, inputs=inputs, verify=False)
+    result = diff(reference, port)
+    assert result.exit_code == 0
+    assert result.suspicion is None
+
+
 def test_nothing_is_suspected_where_what_went_in_differs(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "checkpoint", seed=11)
     inputs = discriminating_inputs(seed=11)

@@ -140,9 +140,10 @@ def _compared(
 def _with_suspicion(result: Diff, comparison: Comparison, progress: Callable[[str], None]) -> Diff:
     """``result`` with the mistake whose pattern lies below a floor coarser than float32's, ahead of what diverges.
 
-    Nothing is looked for in a port finer than the reference: all that differs there is the reference's rounding.
+    Nothing is looked for where one side is finer: all that differs there is the rounding of the other and its weights.
     """
-    if not is_narrow(run_dtype(comparison.port.activations)):
+    sides = (comparison.reference, comparison.port)
+    if not all(is_narrow(run_dtype(side.activations)) for side in sides):
         return result
     progress("looking below the floor")
     end = None if result.finding is None else result.finding.order
