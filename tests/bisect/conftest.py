@@ -58,7 +58,7 @@ def deep() -> Callable[..., Subject]:
     """Makes a subject of `Deep`."""
 
     def make(**options: object) -> Subject:
-        return Subject(model=Deep(**options).eval(), name="deep")  # type: ignore[arg-type]
+        return Subject(model=Deep(**options).eval(), name="deep")
 
     return make
 

@@ -142,7 +142,7 @@ class Tiny:
 
     def run(self, ids: np.ndarray) -> list[Tap]:
         rng = np.random.default_rng(5)
-        draw = lambda *shape, std=0.25: rng.normal(0, std, shape)  # noqa: E731  # a name for one expression
+        draw = lambda *shape, std=0.25: rng.normal(0, std, shape)
         table = draw(VOCAB, HIDDEN)
         positions = np.broadcast_to(np.arange(TOKENS), ids.shape)
         self.tap("", "input", "input_ids", ids)
@@ -233,7 +233,7 @@ class Maker:
                     tap.leaf,
                     "forward" if framework == "torch" else "__call__",
                     tap.call,
-                )  # type: ignore[arg-type]
+                )
                 value, logical = tap.value, str(tap.value.dtype)
                 if dtype == "bfloat16" and value.dtype == np.float32:
                     value, logical = bfloat16_bits(value), "bfloat16"
@@ -259,12 +259,12 @@ class Maker:
 
     def reference(self, dtype: str = "float32", **options: object) -> Path:
         options.setdefault("floors", self.floors(dtype))
-        return self.write("ref.h5", Tiny(dtype).run(self.ids), dtype=dtype, **options)  # type: ignore[arg-type]
+        return self.write("ref.h5", Tiny(dtype).run(self.ids), dtype=dtype, **options)
 
     def port(self, fault: str = "", dtype: str = "float32", **options: object) -> Path:
         self.made += 1
         taps = Tiny(dtype, fault, other_order=True).run(self.ids)
-        return self.write(f"port{self.made}.h5", taps, dtype=dtype, as_port=True, **options)  # type: ignore[arg-type]
+        return self.write(f"port{self.made}.h5", taps, dtype=dtype, as_port=True, **options)
 
 
 @pytest.fixture

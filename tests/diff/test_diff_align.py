@@ -44,7 +44,7 @@ def tensors(*entries: str | tuple[str, ...], method: str = "forward") -> list[Ac
         given = (entry,) if isinstance(entry, str) else entry
         path, site, leaf, shape, dtype = (*given, *DEFAULTS[len(given) - 1 :])
         size = tuple(int(part) for part in shape.split(",")) if shape else ()
-        found.append(Activation(order, Key(path, site, leaf, method), dtype, size))  # type: ignore[arg-type]
+        found.append(Activation(order, Key(path, site, leaf, method), dtype, size))
     return found
 
 
@@ -71,7 +71,7 @@ def linen(path: str) -> str:
         lambda path: f"transformer/{linen(path).replace('layers_', 'h')}",
     ],
 )
-def test_every_module_finds_its_own(spell) -> None:  # type: ignore[no-untyped-def]
+def test_every_module_finds_its_own(spell) -> None:
     found = align(tensors(*LLAMA), tensors(*map(spell, LLAMA), method="__call__"))
     assert paths(found) == {path: spell(path) for path in LLAMA}
     assert evidence(found) == {"name"}

@@ -83,7 +83,7 @@ def write(path: Path, taps: Taps, framework: str) -> Path:
     with TraceWriter(path, Header(framework), overwrite=True) as writer:
         writer.write_input("x", np.zeros((1, TOKENS), np.float32), dtype="float32")
         for place, site, value in taps:
-            key = Key(place, site, "" if site == "output" else "x", "forward")  # type: ignore[arg-type]
+            key = Key(place, site, "" if site == "output" else "x", "forward")
             writer.write(key, np.ascontiguousarray(value), dtype=str(value.dtype))
         writer.finish()
     return path

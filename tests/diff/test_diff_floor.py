@@ -26,7 +26,7 @@ def activation(
 ) -> Activation:
     numbers = {"min": -3.0, "max": 3.0, **kind}
     digest = Digest(size, 0, 0, 0, 0.0, rms, numbers["min"], numbers["max"], order)
-    return Activation(order, Key("m", site, "x"), dtype, (size,), digest=digest)  # type: ignore[arg-type]
+    return Activation(order, Key("m", site, "x"), dtype, (size,), digest=digest)
 
 
 def table(*rows: tuple[float, float]) -> np.ndarray:
@@ -36,7 +36,7 @@ def table(*rows: tuple[float, float]) -> np.ndarray:
 def found(error: float, norm: float, **fields: object) -> Measurement:
     return Measurement(
         100, 100, error / norm if norm else float("inf"), error, norm, norm, mismatch=1.0, **fields
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_the_floor_is_the_recorded_drift() -> None:

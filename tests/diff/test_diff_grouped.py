@@ -38,7 +38,7 @@ NAMES: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize("fault", ["", "bias", "late rope", "gelu", "residual"])
-def test_two_layers_in_a_block_are_two_layers(maker, names: str, fault: str) -> None:  # type: ignore[no-untyped-def]
+def test_two_layers_in_a_block_are_two_layers(maker, names: str, fault: str) -> None:
     """Three layers: one block of two, and one of one. A fault changes nothing of who is who."""
     taps = maker.taps(fault, other_order=True)
     result = diff(maker.reference(), maker.write("p.h5", taps, as_port=True, rename=NAMES[names]))
@@ -51,7 +51,7 @@ def test_two_layers_in_a_block_are_two_layers(maker, names: str, fault: str) -> 
     )
 
 
-def test_the_reference_may_be_the_one_that_groups(maker) -> None:  # type: ignore[no-untyped-def]
+def test_the_reference_may_be_the_one_that_groups(maker) -> None:
     reference = maker.write("r.h5", maker.taps(), rename=paired)
     result = diff(reference, maker.port("gelu"))
     assert result.counts.missing == 0
@@ -91,7 +91,7 @@ def test_units_of_other_content_pair_nothing() -> None:
     assert match_grouped(modules_of(ours), modules_of(theirs), []) == []
 
 
-def test_a_module_of_one_side_alone_is_said_and_its_neighbours_are_compared(maker) -> None:  # type: ignore[no-untyped-def]
+def test_a_module_of_one_side_alone_is_said_and_its_neighbours_are_compared(maker) -> None:
     taps = [
         t for t in maker.taps(other_order=True) if not t.path.endswith(("act_fn", "rotary_emb"))
     ]

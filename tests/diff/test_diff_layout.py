@@ -21,7 +21,7 @@ def sides(reference: np.ndarray, port: np.ndarray) -> tuple[Side, Side]:
     return Side(reference, str(reference.dtype)), Side(np.ascontiguousarray(port), str(port.dtype))
 
 
-def chosen(reference: np.ndarray, port: np.ndarray, noise: float = 1e-6):  # type: ignore[no-untyped-def]  # a Layout
+def chosen(reference: np.ndarray, port: np.ndarray, noise: float = 1e-6):
     return choose_layout(*sides(reference, port), candidates(reference.shape, port.shape), noise)
 
 
@@ -30,7 +30,7 @@ def draw(*shape: int) -> np.ndarray:
 
 
 @given(SHAPES, st.randoms(use_true_random=False))
-def test_every_permutation_is_found_and_undone(shape: tuple[int, ...], random) -> None:  # type: ignore[no-untyped-def]
+def test_every_permutation_is_found_and_undone(shape: tuple[int, ...], random) -> None:
     order = list(range(len(shape)))
     random.shuffle(order)
     value = np.arange(prod(shape), dtype=np.float32).reshape(shape)
@@ -40,7 +40,7 @@ def test_every_permutation_is_found_and_undone(shape: tuple[int, ...], random) -
 
 
 @given(SHAPES, st.randoms(use_true_random=False))
-def test_merged_axes_of_a_permutation_are_found(shape: tuple[int, ...], random) -> None:  # type: ignore[no-untyped-def]
+def test_merged_axes_of_a_permutation_are_found(shape: tuple[int, ...], random) -> None:
     order = list(range(len(shape)))
     random.shuffle(order)
     fine = np.arange(prod(shape), dtype=np.float32).reshape(shape)

@@ -52,7 +52,7 @@ def check(found: Measurement, expected: dict[str, object]) -> None:
     assert found.max_abs == pytest.approx(expected["max_abs"], rel=1e-6)
     assert found.worst == expected["worst"]
     assert found.mean_abs == pytest.approx(expected["mean_abs"], rel=1e-5)
-    assert found.one_minus_cosine == pytest.approx(1 - expected["cosine"], rel=1e-4)  # type: ignore[operator]
+    assert found.one_minus_cosine == pytest.approx(1 - expected["cosine"], rel=1e-4)
     assert found.mismatch == pytest.approx(expected["mismatch"])
 
 
@@ -230,7 +230,7 @@ def test_blocks_cover_every_element_once(shape: tuple[int, ...], size: int) -> N
 
 
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 4), st.randoms(use_true_random=False))
-def test_runs_of_valid_rows(batch: int, tokens: int, width: int, random) -> None:  # type: ignore[no-untyped-def]
+def test_runs_of_valid_rows(batch: int, tokens: int, width: int, random) -> None:
     valid = np.array([[random.random() < 0.5 for _ in range(tokens)] for _ in range(batch)])[
         ..., None
     ]

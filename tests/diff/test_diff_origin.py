@@ -40,7 +40,7 @@ def layer(tmp_path: Path) -> Any:
         with TraceWriter(path, header) as writer:
             writer.write_input("ids", np.arange(64), dtype="int64")
             for site, value in (("input", x), ("output", y)):
-                key = Key("layer", site)  # type: ignore[arg-type]
+                key = Key("layer", site)
                 writer.write(key, value, dtype="float32", class_name="Linear")
             size = float(np.sqrt(np.mean(np.square(y, dtype=np.float64))))
             tables = {

@@ -43,7 +43,7 @@ def swapped(parts: list[np.ndarray]) -> np.ndarray:
 WAYS = {"flat": flat, "by head": by_head, "stacked": stacked, "swapped": swapped}
 
 
-def fuse(taps, names: tuple[str, ...], to: str, way: Callable[[list[np.ndarray]], np.ndarray]):  # type: ignore[no-untyped-def]  # taps of the fixture's module
+def fuse(taps, names: tuple[str, ...], to: str, way: Callable[[list[np.ndarray]], np.ndarray]):
     """``taps`` with the modules ``names`` as one module, ``to``."""
     kept, seen = [], {}
     for tap in taps:
@@ -70,7 +70,7 @@ def parts(result: Diff) -> list[Row]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("names", [QKV, GATE_UP])
 @pytest.mark.parametrize("known", [True, False], ids=["known name", "unknown name"])
-def test_a_fused_port(maker, way: str, names: tuple[str, ...], known: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_fused_port(maker, way: str, names: tuple[str, ...], known: bool) -> None:
     to = ("qkv" if names is QKV else "gate_up_proj") if known else "mixed"
     taps = fuse(maker.taps(other_order=True), names, to, WAYS[way])
     result = diff(maker.reference(), maker.write("port.h5", taps, as_port=True))
@@ -83,7 +83,7 @@ def test_a_fused_port(maker, way: str, names: tuple[str, ...], known: bool) -> N
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("names", [QKV, GATE_UP])
 @pytest.mark.parametrize("known", [True, False], ids=["known name", "unknown name"])
-def test_a_fused_reference(maker, way: str, names: tuple[str, ...], known: bool) -> None:  # type: ignore[no-untyped-def]
+def test_a_fused_reference(maker, way: str, names: tuple[str, ...], known: bool) -> None:
     to = ("c_attn" if names is QKV else "gate_up_proj") if known else "mixed"
     reference = maker.write("fused.h5", fuse(maker.taps(), names, to, WAYS[way]))
     result = diff(reference, maker.port())
@@ -94,7 +94,7 @@ def test_a_fused_reference(maker, way: str, names: tuple[str, ...], known: bool)
     assert len(labels) == len(names)
 
 
-def test_a_slice_is_a_row_with_both_names(maker) -> None:  # type: ignore[no-untyped-def]
+def test_a_slice_is_a_row_with_both_names(maker) -> None:
     from firstdiff.diff.report.format import part_text
 
     taps = fuse(maker.taps(other_order=True), QKV, "qkv", flat)
@@ -109,7 +109,7 @@ def test_a_slice_is_a_row_with_both_names(maker) -> None:  # type: ignore[no-unt
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_fault_in_one_slice_of_a_fused_port_is_placed(maker, way: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_fault_in_one_slice_of_a_fused_port_is_placed(maker, way: str) -> None:
     """v lacks its bias in layer 0: that slice alone differs, whatever the way of fusing."""
     taps = fuse(maker.taps("bias", other_order=True), QKV, "qkv", WAYS[way])
     result = diff(maker.reference(), maker.write("port.h5", taps, as_port=True))
@@ -119,7 +119,7 @@ def test_a_fault_in_one_slice_of_a_fused_port_is_placed(maker, way: str) -> None
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_fault_in_one_slice_of_a_fused_reference_is_placed(maker, way: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_fault_in_one_slice_of_a_fused_reference_is_placed(maker, way: str) -> None:
     reference = maker.write(
         "fused.h5",
         fuse(maker.taps(), QKV, "c_attn", WAYS[way]),
@@ -132,7 +132,7 @@ def test_a_fault_in_one_slice_of_a_fused_reference_is_placed(maker, way: str) ->
     assert result.finding.region == "layers.0.self_attn.c_attn"
 
 
-def test_a_slice_wrong_in_no_order_says_which_order_would_fit(maker) -> None:  # type: ignore[no-untyped-def]
+def test_a_slice_wrong_in_no_order_says_which_order_would_fit(maker) -> None:
     """q and v lie flat, k by head: the order that fits most is shown, k differs, and the other order is a hint."""
     taps, fused = maker.taps(), fuse(maker.taps(other_order=True), QKV, "qkv", flat)
     whole = {t.path: t.value for t in fused if t.path.endswith("qkv") and t.site == "output"}
@@ -147,7 +147,7 @@ def test_a_slice_wrong_in_no_order_says_which_order_would_fit(maker) -> None:  #
     assert any("fit in no way that was tried" in note for note in result.notes)
 
 
-def test_unrelated_modules_of_fitting_size_are_not_paired(maker) -> None:  # type: ignore[no-untyped-def]
+def test_unrelated_modules_of_fitting_size_are_not_paired(maker) -> None:
     taps = fuse(maker.taps(other_order=True), QKV, "mixed", flat)
     for number, tap in enumerate(taps):
         if tap.path.endswith("mixed") and tap.site == "output":
@@ -157,7 +157,7 @@ def test_unrelated_modules_of_fitting_size_are_not_paired(maker) -> None:  # typ
     assert result.counts.missing == 9  # the results; what they are given is found by value
 
 
-def test_layers_that_are_fused_otherwise_are_said(maker) -> None:  # type: ignore[no-untyped-def]
+def test_layers_that_are_fused_otherwise_are_said(maker) -> None:
     seen: list[int] = []
 
     def changing(found: list[np.ndarray]) -> np.ndarray:
@@ -172,7 +172,7 @@ def test_layers_that_are_fused_otherwise_are_said(maker) -> None:  # type: ignor
     assert "layers_1/self_attn/qkv" in said[0]
 
 
-def test_digests_alone_leave_fused_modules_unpaired(maker) -> None:  # type: ignore[no-untyped-def]
+def test_digests_alone_leave_fused_modules_unpaired(maker) -> None:
     taps = fuse(maker.taps(other_order=True), QKV, "qkv", flat)
     port = maker.write("port.h5", taps, as_port=True, digest_only=True)
     result = diff(maker.reference(), port)
@@ -180,7 +180,7 @@ def test_digests_alone_leave_fused_modules_unpaired(maker) -> None:  # type: ign
     assert result.exit_code == 0
 
 
-def test_a_part_reads_and_writes_where_it_lies(maker) -> None:  # type: ignore[no-untyped-def]
+def test_a_part_reads_and_writes_where_it_lies(maker) -> None:
     with open_trace(maker.reference()) as trace:
         whole = next(a for a in trace.activations if a.shape == (2, 12, 32))
         half = part_of(whole, PartCut((2, 12, 32), 2, 8, 24, (2, 12, 16), words="[..., 8:24]"))

@@ -26,7 +26,7 @@ def pattern(
 
 def where(rows: object = slice(None), tokens: object = slice(None)) -> np.ndarray:
     wrong = np.zeros((BATCH, TOKENS), bool)
-    wrong[rows, tokens] = True  # type: ignore[index]
+    wrong[rows, tokens] = True
     return wrong
 
 

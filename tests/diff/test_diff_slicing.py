@@ -53,7 +53,7 @@ def stacked(parts: list[np.ndarray], axis: int) -> np.ndarray:
 @st.composite
 def fused(draw_from: st.DrawFn) -> tuple[list[np.ndarray], np.ndarray]:
     """Members [batch, tokens, features] (grouped-query: k and v smaller), and one tensor that holds them."""
-    integers = lambda low, high: draw_from(st.integers(low, high))  # noqa: E731  # a name for one expression
+    integers = lambda low, high: draw_from(st.integers(low, high))
     batch, tokens, groups, width = integers(1, 3), integers(2, 5), integers(1, 4), integers(2, 4)
     queries, count = integers(1, 3), integers(2, 3)
     shares = [queries, 1, 1][:count] if draw_from(st.booleans()) else [1] * count

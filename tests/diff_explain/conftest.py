@@ -66,7 +66,7 @@ def pair(tmp_path: Path) -> Callable[..., Diff]:
                 writer.write_input("input_ids", np.arange(96).reshape(2, 48), dtype="int64")
                 for path, site, leaf, value in entries:
                     stored = np.ascontiguousarray(value, dtype=np.float32)
-                    writer.write(Key(path, site, leaf), stored, dtype="float32")  # type: ignore[arg-type]  # a Site
+                    writer.write(Key(path, site, leaf), stored, dtype="float32")
                 paths.append(writer.finish())
         return diff(*paths)
 

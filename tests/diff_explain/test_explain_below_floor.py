@@ -26,7 +26,7 @@ def narrow(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compared(checkpoint: Path, narrow: Path, **options: str) -> Diff:
     path = narrow.parent / "port.h5"
-    subject = qwen2.subject("linen", checkpoint, dtype="bfloat16", **options)  # type: ignore[arg-type]  # names of options
+    subject = qwen2.subject("linen", checkpoint, dtype="bfloat16", **options)
     record(subject, path, inputs=discriminating_inputs(), verify=False, force=True)
     return diff(narrow, path)
 
@@ -108,7 +108,7 @@ def compared_float32(tmp_path: Path) -> Diff:
         with TraceWriter(tmp_path / f"{name}.h5", Header("torch", dtype="float32")) as writer:
             writer.write_input("input_ids", np.arange(64).reshape(4, 16), dtype="int64")
             for site, value in (("input", x), ("output", y)):
-                key = Key("norm", site)  # type: ignore[arg-type]  # a Site
+                key = Key("norm", site)
                 writer.write(key, value.astype(np.float32), dtype="float32")
             paths.append(writer.finish())
     return diff(*paths)

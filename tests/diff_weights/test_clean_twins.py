@@ -51,7 +51,7 @@ def test_what_the_ports_code_may_undo_is_a_note(
     name: str, stack: int | None, change: dict[str, bool], finding: str
 ) -> None:
     source = family(name)
-    port = twin(source.values, source.kind, source.geometry, Rules(stack=stack, **change))  # type: ignore[arg-type]  # one keyword of several
+    port = twin(source.values, source.kind, source.geometry, Rules(stack=stack, **change))
     result = audit(parameters(source.values, "torch", source.classes), port.parameters())
     assert result.exit_code == 0, [v.words for v in result.wrong]
     assert {v.finding for v in result.notes} == {finding}

@@ -53,7 +53,7 @@ def test_a_trace_is_audited_against_a_port(
 )
 def test_two_traces_of_a_right_port(tmp_path: Path, rules: dict[str, object], dtype: str) -> None:
     source = family("mixtral")
-    made = twin(source.values, source.kind, source.geometry, Rules(dtype=dtype, **rules))  # type: ignore[arg-type]  # one keyword of several
+    made = twin(source.values, source.kind, source.geometry, Rules(dtype=dtype, **rules))
     reference = trace(
         tmp_path / "ref.h5", parameter_tables(parameters(source.values, "torch", source.classes))
     )
@@ -115,7 +115,7 @@ def small_kept(records: Sequence[Parameter]) -> Side:
 )
 def test_digests_and_vectors_raise_no_false_alarm(name: str, rules: dict[str, object]) -> None:
     source = family(name)
-    made = twin(source.values, source.kind, source.geometry, Rules(**rules))  # type: ignore[arg-type]  # one keyword of several
+    made = twin(source.values, source.kind, source.geometry, Rules(**rules))
     reference = small_kept(parameters(source.values, "torch", source.classes))
     result = audit(reference, small_kept(made.parameters()))
     assert result.exit_code == 0, [v.words for v in result.wrong]

@@ -74,7 +74,7 @@ def test_fused_projections_are_compared_slice_by_slice(
     result = checked(made, family)
     found = parts(result)
     whole, single = ("reference", "port") if side == "reference" else ("port", "reference")
-    last = lambda row, who: getattr(row.pair, who).key.path.rpartition(".")[2]  # noqa: E731  # a name for one expression
+    last = lambda row, who: getattr(row.pair, who).key.path.rpartition(".")[2]
     assert {last(row, whole) for row in found} == set(fused)
     assert {last(row, single) for row in found} == members
     assert len(found) == 3 * len(members)

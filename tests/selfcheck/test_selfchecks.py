@@ -91,7 +91,7 @@ def test_a_wrong_model_is_caught_with_its_place(wrong: str, check: str, place: s
 class Forgetful(transformers.Qwen2ForCausalLM):
     """Counts positions anew with every step of decoding."""
 
-    def forward(  # type: ignore[override]  # only what the check passes
+    def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,

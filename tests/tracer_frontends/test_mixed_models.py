@@ -153,7 +153,7 @@ def test_nnx_inside_scanned_linen_layers(record):
     recorded = record(variables, lambda v, x: Scanned().apply(v, x), {"x": X})
     x = X.astype(np.float64)
     for index in range(3):
-        pick = lambda leaf, index=index: np.asarray(leaf)[index]  # noqa: E731  # in one line
+        pick = lambda leaf, index=index: np.asarray(leaf)[index]
         up, down = mlp(x, jax.tree_util.tree_map(pick, variables["params"]["layers"]["gated"]))
         np.testing.assert_allclose(recorded.value(f"layers.{index}.gated.up"), up, **ROUNDING)
         np.testing.assert_allclose(recorded.value(f"layers.{index}.gated"), down, **ROUNDING)
@@ -353,7 +353,7 @@ def test_a_call_that_uses_the_model_of_its_surroundings_is_noted(record):
     model = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
     (note,) = record(model, lambda _m, x: model(x), {"x": X}).capture.notes
     assert note.startswith("the call reaches Linear 'model' by itself")
-    size = lambda m, x: m(x) * model.out_features  # noqa: E731  # in one line
+    size = lambda m, x: m(x) * model.out_features
     assert record(model, size, {"x": X}).capture.notes == ()
 
 

@@ -76,7 +76,7 @@ def parameters(scanned=False):
 
 def recorded(model, level, *, tree=None, batched=False, mode="jit", **options):
     def call(params, x):
-        run = lambda one: model.apply(params, one)  # noqa: E731 - a lambda is what users write here
+        run = lambda one: model.apply(params, one)
         return jax.vmap(run)(x) if batched else run(x)
 
     events = {}

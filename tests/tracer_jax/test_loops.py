@@ -200,8 +200,8 @@ def test_a_branch_and_a_while_inside_a_scan_have_their_facts_per_iteration(recor
 
     def call(model, x):
         def body(c, w):
-            big = lambda v: firstdiff.tap("layers.big", v * w)  # noqa: E731  # a branch in one line
-            small = lambda v: firstdiff.tap("layers.small", v + w)  # noqa: E731
+            big = lambda v: firstdiff.tap("layers.big", v * w)
+            small = lambda v: firstdiff.tap("layers.small", v + w)
             c = jax.lax.cond(w > 1, big, small, c)
             n = jnp.int32(w)
             c, _ = jax.lax.while_loop(

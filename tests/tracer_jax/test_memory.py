@@ -28,7 +28,7 @@ def nested(weights, x):
             lambda h: firstdiff.tap("layers.no", h * 3),
             h,
         )
-        grow = lambda h: firstdiff.tap("layers.grow", h * 1.5)  # noqa: E731
+        grow = lambda h: firstdiff.tap("layers.grow", h * 1.5)
         h = jax.lax.while_loop(lambda h: jnp.abs(h).max() < 8, grow, h)
         return firstdiff.tap("layers", c + h), None
 
@@ -168,7 +168,7 @@ def test_impossible_options_are_refused(weights, x, options, message):
 def test_streaming_a_shard_map_is_refused(weights, x):
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec()
-    inner = lambda x: firstdiff.tap("inside", x * 2)  # noqa: E731
+    inner = lambda x: firstdiff.tap("inside", x * 2)
 
     def call(_weights, x):
         return jax.shard_map(inner, mesh=mesh, in_specs=spec, out_specs=spec)(x)

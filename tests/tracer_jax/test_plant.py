@@ -131,7 +131,7 @@ def test_vmap_over_a_later_axis_inside_a_scan(record, weights, layers):
 @pytest.mark.parametrize("flag", [True, False])
 def test_a_branch(record, x, flag):
     def call(model, x, flag):
-        yes = lambda x: firstdiff.tap("yes", x * model) + 1  # noqa: E731  # in one line
+        yes = lambda x: firstdiff.tap("yes", x * model) + 1
         return jax.lax.cond(flag, yes, lambda x: x, x)
 
     values = {output("yes"): np.ones(x.shape, np.float32)}

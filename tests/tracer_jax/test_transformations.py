@@ -123,7 +123,7 @@ def test_nested_vmap_has_its_axes_outermost_first(record):
     value = jnp.arange(24.0).reshape(2, 3, 4)
 
     def call(model, value):
-        one = lambda v: firstdiff.tap("v", v * model)  # noqa: E731  # in one line
+        one = lambda v: firstdiff.tap("v", v * model)
         return jax.vmap(jax.vmap(one, in_axes=1), in_axes=0)(value)
 
     recorded = record(jnp.float32(3), call, {"value": value})
@@ -144,7 +144,7 @@ def test_vmap_over_a_scan_and_a_scan_over_vmap(record, x, weights):
     w = weights["up"][:, :, :8]
 
     def scanned(model, row):
-        body = lambda c, w: (firstdiff.tap("layers", c @ w), None)  # noqa: E731
+        body = lambda c, w: (firstdiff.tap("layers", c @ w), None)
         return jax.lax.scan(body, row, model)[0]
 
     recorded = record(w, lambda m, x: jax.vmap(lambda row: scanned(m, row))(x), {"x": x})
@@ -213,7 +213,7 @@ def test_gradients_pass_a_tap(record, x):
 
 def test_an_unknown_transformation_is_noted_not_silent(record, x):
     def call(model, x):
-        solve = lambda _, b: firstdiff.tap("solve", b / model)  # noqa: E731
+        solve = lambda _, b: firstdiff.tap("solve", b / model)
         y = jax.lax.custom_linear_solve(lambda v: v * model, x, solve, symmetric=True)
         return firstdiff.tap("after", y)
 

@@ -32,7 +32,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = (getattr(self, name) for name in self.names)
-        return self.down_proj(self.act_fn(gate(x)) * (self.gain * up(x)))  # type: ignore[no-any-return]  # nn.Module
+        return self.down_proj(self.act_fn(gate(x)) * (self.gain * up(x)))
 
 
 class Block(nn.Module):
@@ -44,7 +44,7 @@ class Block(nn.Module):
         self.mlp = Mlp(names, gain)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.mlp(self.norm(x))  # type: ignore[no-any-return]  # nn.Module
+        return x + self.mlp(self.norm(x))
 
 
 class Model(nn.Module):
@@ -60,7 +60,7 @@ class Model(nn.Module):
         x = self.embed(ids)
         for layer in self.layers:
             x = layer(x)
-        return self.head(x)  # type: ignore[no-any-return]  # nn.Module
+        return self.head(x)
 
 
 class FlaxMlp(fnn.Module):

@@ -67,12 +67,8 @@ def capture(
             "--no-floor", help="Record no noise floor: quicker, but judged by a stand-in."
         ),
     ] = False,
-    attn_implementation: Annotated[
-        str, typer.Option(help="Hugging Face attention implementation.")
-    ] = "eager",
-    trust_remote_code: Annotated[
-        bool, typer.Option(help="Allow code that lies beside a Hugging Face model.")
-    ] = False,
+    attn_implementation: options.AttnImplementation = "eager",
+    trust_remote_code: options.TrustRemoteCode = False,
     eager: options.Eager = False,
     exact: options.Exact = False,
     stream: options.Stream = False,

@@ -69,6 +69,13 @@ MaxIterations = Annotated[
 Framework = Annotated[
     str | None, typer.Option("--framework", help="The port's framework, when the guess is wrong.")
 ]
+AttnImplementation = Annotated[
+    str, typer.Option("--attn-implementation", help="Hugging Face attention implementation.")
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Allow code that lies beside a Hugging Face model."),
+]
 NoVerify = Annotated[
     bool,
     typer.Option(

@@ -35,12 +35,8 @@ def replay(
     eager: options.Eager = False,
     exact: options.Exact = False,
     framework: options.Framework = None,
-    attn_implementation: Annotated[
-        str, typer.Option(help="Hugging Face attention implementation.")
-    ] = "eager",
-    trust_remote_code: Annotated[
-        bool, typer.Option(help="Allow code that lies beside a Hugging Face model.")
-    ] = False,
+    attn_implementation: options.AttnImplementation = "eager",
+    trust_remote_code: options.TrustRemoteCode = False,
     all_rows: options.All = False,
     json: options.Json = False,
 ) -> None:

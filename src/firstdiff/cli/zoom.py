@@ -48,12 +48,8 @@ def zoom(
     eager: options.Eager = False,
     exact: options.Exact = False,
     framework: options.Framework = None,
-    attn_implementation: Annotated[
-        str, typer.Option(help="Hugging Face attention implementation.")
-    ] = "eager",
-    trust_remote_code: Annotated[
-        bool, typer.Option(help="Allow code that lies beside a Hugging Face model.")
-    ] = False,
+    attn_implementation: options.AttnImplementation = "eager",
+    trust_remote_code: options.TrustRemoteCode = False,
     html: options.Html = None,
     all_rows: Annotated[
         bool, typer.Option("--all", help="Print arguments too, not only results.")

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from firstdiff.models.linen_subject import linen_subject
 from firstdiff.models.qwen2 import ops
-from firstdiff.models.subject import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from firstdiff.models.ported import Checkpoint
+    from firstdiff.models.subject import Subject
 
 Config = Any
 
@@ -171,15 +172,7 @@ def _norm(config: Config, name: str) -> nn.LayerNorm:
 
 def build(checkpoint: Checkpoint) -> Subject:
     """The subject: a parameter tree beside the linen module."""
-    module = Bert(checkpoint.config)
-
-    def call(params: Any, **inputs: Any) -> Output:
-        arrays = {name: jnp.asarray(value) for name, value in inputs.items() if value is not None}
-        output: Output = module.apply({"params": params}, **arrays)
-        return output
-
-    tree = jax.tree.map(jnp.asarray, parameters(checkpoint))
-    return Subject(model=tree, call=call, framework="linen", module=module)
+    return linen_subject(Bert(checkpoint.config), parameters(checkpoint))
 
 
 def parameters(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from firstdiff.models.linen_subject import linen_subject
 from firstdiff.models.qwen2 import ops
 from firstdiff.models.qwen2.output import CausalLMOutput
-from firstdiff.models.subject import Subject
 
 if TYPE_CHECKING:
     from firstdiff.models.ported import Checkpoint
+    from firstdiff.models.subject import Subject
 
 Config = Any
 
@@ -116,15 +116,7 @@ class GPT2(nn.Module):
 
 def build(checkpoint: Checkpoint) -> Subject:
     """The subject: a parameter tree beside the linen module."""
-    module = GPT2(checkpoint.config)
-
-    def call(params: Any, **inputs: Any) -> CausalLMOutput:
-        arrays = {name: jnp.asarray(value) for name, value in inputs.items() if value is not None}
-        output: CausalLMOutput = module.apply({"params": params}, **arrays)
-        return output
-
-    tree = jax.tree.map(jnp.asarray, parameters(checkpoint))
-    return Subject(model=tree, call=call, framework="linen", module=module)
+    return linen_subject(GPT2(checkpoint.config), parameters(checkpoint))
 
 
 def parameters(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from firstdiff.models.linen_subject import linen_subject
 from firstdiff.models.qwen2 import ops
 from firstdiff.models.qwen2.output import CausalLMOutput
 from firstdiff.models.qwen2.rope import inverse_frequencies
-from firstdiff.models.subject import Subject
 
 if TYPE_CHECKING:
     from firstdiff.models.ported import Checkpoint
+    from firstdiff.models.subject import Subject
 
 Config = Any
 Experts = Literal["batched", "looped"]
@@ -193,15 +194,7 @@ class Mixtral(nn.Module):
 
 def build(checkpoint: Checkpoint, *, experts: Experts = "batched") -> Subject:
     """The subject: a parameter tree beside the linen module."""
-    module = Mixtral(checkpoint.config, experts)
-
-    def call(params: Any, **inputs: Any) -> CausalLMOutput:
-        arrays = {name: jnp.asarray(value) for name, value in inputs.items() if value is not None}
-        output: CausalLMOutput = module.apply({"params": params}, **arrays)
-        return output
-
-    tree = jax.tree.map(jnp.asarray, parameters(checkpoint, experts))
-    return Subject(model=tree, call=call, framework="linen", module=module)
+    return linen_subject(Mixtral(checkpoint.config, experts), parameters(checkpoint, experts))
 
 
 def parameters(checkpoint: Checkpoint, experts: Experts) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from firstdiff.models.linen_subject import linen_subject
 from firstdiff.models.qwen2 import ops
-from firstdiff.models.subject import Subject
 
 if TYPE_CHECKING:
     import numpy as np
 
     from firstdiff.models.ported import Checkpoint
+    from firstdiff.models.subject import Subject
 
 Config = Any
 
@@ -167,14 +168,7 @@ class ViT(nn.Module):
 
 def build(checkpoint: Checkpoint) -> Subject:
     """The subject: a parameter tree beside the linen module."""
-    module = ViT(checkpoint.config)
-
-    def call(params: Any, pixel_values: Any) -> Output:
-        output: Output = module.apply({"params": params}, jnp.asarray(pixel_values))
-        return output
-
-    tree = jax.tree.map(jnp.asarray, parameters(checkpoint))
-    return Subject(model=tree, call=call, framework="linen", module=module)
+    return linen_subject(ViT(checkpoint.config), parameters(checkpoint))
 
 
 def parameters(checkpoint: Checkpoint) -> dict[str, Any]:
