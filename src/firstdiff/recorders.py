@@ -160,24 +160,10 @@ def record_jax(
     subject: Subject, inputs: Inputs, writer: TraceWriter, plan: Plan, header: Header
 ) -> Header:
     """Run a JAX model once with its taps as extra outputs."""
-    try:
-        import jax  # noqa: F401  # a clear sentence instead of a traceback from inside the tracer
-    except ImportError as error:
-        raise OptionError(
-            f"{subject.name}: capturing it needs jax; pip install 'firstdiff[jax]'"
-        ) from error
+    _require_recordable(subject, plan)
     from firstdiff.tracer.jax.capture import capture_jax
     from firstdiff.tracer.jax.inputs import jax_input
 
-    if any(base.__module__.startswith("flax.linen") for base in type(subject.model).__mro__):
-        raise SubjectError(
-            f"{subject.name}: model is a linen module, which holds no parameters; give the parameter tree as model "
-            f"and call the module's apply in call, as in README, Plug in your own port"
-        )
-    if plan.floor:
-        raise OptionError(
-            "--floor: noise floors are recorded with the PyTorch reference, not with a JAX port"
-        )
     plan.progress("tracing and running the port")
     sink, call, decoder = event_writer(writer), subject.call, None
     given: Any = {name: jax_input(found.value, found.dtype) for name, found in inputs.items()}
@@ -222,6 +208,25 @@ def record_jax(
         notes=(*header.notes, *done.notes),
         extra={**header.extra, **functions_of(done)},
     )
+
+
+def _require_recordable(subject: Subject, plan: Plan) -> None:
+    """A clear sentence instead of a traceback from inside the tracer."""
+    try:
+        import jax  # noqa: F401  # only whether it is there
+    except ImportError as error:
+        raise OptionError(
+            f"{subject.name}: capturing it needs jax; pip install 'firstdiff[jax]'"
+        ) from error
+    if any(base.__module__.startswith("flax.linen") for base in type(subject.model).__mro__):
+        raise SubjectError(
+            f"{subject.name}: model is a linen module, which holds no parameters; give the parameter tree as model "
+            f"and call the module's apply in call, as in README, Plug in your own port"
+        )
+    if plan.floor:
+        raise OptionError(
+            "--floor: noise floors are recorded with the PyTorch reference, not with a JAX port"
+        )
 
 
 def event_writer(writer: TraceWriter) -> Sink:

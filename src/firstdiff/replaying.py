@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.replayed import Replay
     from firstdiff.diff.row import Row
     from firstdiff.models.subject import Subject
+    from firstdiff.tracer.local_floor import ForcedRuns
     from firstdiff.traces.schema import Key
 
 Progress = Callable[[str], None]
@@ -214,24 +215,25 @@ def replay_reference(
         dtype = judged_dtype(ours, theirs)
         fitted = fit_inputs(subject, inputs)[0]
 
+        call = subject.call if decoding is None else decoding_call(subject, decoding)[1]
+
         def run(rows: Sequence[Row], name: str) -> Replay:
             plan, half = planting("reference", rows, ours, theirs), time.monotonic()
             taps = plan.keys()
             model = Reference(
-                subject.model,
-                subject.call if decoding is None else decoding_call(subject, decoding)[1],
-                tensors_of(fitted),
+                subject.model, call, tensors_of(fitted),
                 lambda key: plan.value(taps[key]) if key in taps else None,
-            )
+            )  # fmt: skip
             (folder / name).mkdir()
-            runs = stack.enter_context(
-                forced_runs(model, dtypes=(dtype,), scratch_dir=folder / name, progress=progress)
+            runs = _completed(
+                stack.enter_context(
+                    forced_runs(
+                        model, dtypes=(dtype,), scratch_dir=folder / name, progress=progress
+                    )
+                ),
+                dtype,
+                subject.name,
             )
-            if isinstance(runs, str) or dtype not in runs.native:
-                raise OptionError(
-                    f"{subject.name}: {runs if isinstance(runs, str) else ' '.join(runs.notes)}; replay the port "
-                    "instead (firstdiff replay REF.h5 SUBJECT), or compare the traces with firstdiff diff"
-                )
             floors = measured_floors(dtype, runs.native[dtype], runs.conditioning)
             forced = dict.fromkeys(runs.forced, "")
             result = _judged(plan, runs.truth, theirs, floors, forced, judged or Judged(), theirs)
@@ -240,6 +242,16 @@ def replay_reference(
 
         doubt = contested(free, ours, theirs, map)
         return _settled(run(free.rows, "weighed"), doubt, lambda rows: run(rows, "named"))
+
+
+def _completed(runs: ForcedRuns | str, dtype: str, name: str) -> ForcedRuns:
+    """``runs`` that hold what ``dtype`` needs."""
+    if isinstance(runs, str) or dtype not in runs.native:
+        raise OptionError(
+            f"{name}: {runs if isinstance(runs, str) else ' '.join(runs.notes)}; replay the port "
+            "instead (firstdiff replay REF.h5 SUBJECT), or compare the traces with firstdiff diff"
+        )
+    return runs
 
 
 def _settled(

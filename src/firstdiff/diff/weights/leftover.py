@@ -10,7 +10,7 @@ from firstdiff.diff.weights.grain import is_integer
 from firstdiff.diff.weights.initial import describe, is_neutral
 from firstdiff.diff.weights.naming import is_embedding, leaf_word
 from firstdiff.diff.weights.untold import WORDS, Untold
-from firstdiff.diff.weights.verdict import Finding, Verdict
+from firstdiff.diff.weights.verdict import Finding, Status, Verdict
 from firstdiff.diff.weights.whole import Unit
 
 if TYPE_CHECKING:
@@ -180,59 +180,43 @@ class Leftovers:
 
     def _unused(self, number: int, parameter: Parameter) -> Verdict:
         known, where = self.found.port.prints[number], parameter.name
-        owner = parameter.owner
-        if is_computed(parameter) or is_integer(parameter.dtype) or parameter.kind != "parameter":
+
+        def found(
+            finding: Finding, words: str, remedy: str = "", status: Status = "wrong"
+        ) -> Verdict:
+            owner = parameter.owner
             return Verdict(
-                "",
-                where,
-                "note",
-                "computed",
-                words="not a parameter of the reference",
-                port_module=owner,
+                "", where, status, finding, words=words, remedy=remedy, port_module=owner
             )
+
+        if is_computed(parameter) or is_integer(parameter.dtype) or parameter.kind != "parameter":
+            return found("computed", "not a parameter of the reference", status="note")
         if is_neutral(known, leaf_word(parameter.leaf)):
             words = f"{where} is unused by the weights: all {known.max:g}; the reference has no such parameter"
-            return Verdict("", where, "note", "unused", words=words, port_module=owner)
-        tables = [
-            p
-            for p in self.found.reference.parameters
-            if is_embedding(p) and p.size == parameter.size
-        ]
+            return found("unused", words, status="note")
         if self.untold.idle(number):
-            words = f"{where} equals nothing of the reference{WORDS}"
-            return Verdict("", where, "note", "unused", words=words, port_module=owner)
+            return found("unused", f"{where} equals nothing of the reference{WORDS}", status="note")
         state = describe(self.found.port, number)
         looks = f" ({state})" if state else ""
-        if tables and (_is_head(parameter) or len(parameter.shape) == 2):
+        table = self._table_of(parameter)
+        if table and (_is_head(parameter) or len(parameter.shape) == 2):
             words = (
-                f"{where} is not tied: the reference has no head of its own, it uses {tables[0].name}; "
+                f"{where} is not tied: the reference has no head of its own, it uses {table}; "
                 f"this one was never loaded{looks}"
             )
-            remedy = f"tie it, or load {tables[0].name} into it"
-            return Verdict(
-                "", where, "wrong", "untied", words=words, remedy=remedy, port_module=owner
-            )
+            return found("untied", words, f"tie it, or load {table} into it")
         if self._has_own(number):
-            words = f"{where} holds nothing of the reference{looks}"
-            return Verdict(
-                "",
-                where,
-                "wrong",
-                "differs",
-                words=words,
-                remedy="load it again",
-                port_module=owner,
+            return found(
+                "differs", f"{where} holds nothing of the reference{looks}", "load it again"
             )
         words = f"{where} is unused, or was never loaded: nothing in the reference has its values{looks}"
-        return Verdict(
-            "",
-            where,
-            "wrong",
-            "unused",
-            words=words,
-            remedy="remove it, or load it",
-            port_module=owner,
-        )
+        return found("unused", words, "remove it, or load it")
+
+    def _table_of(self, parameter: Parameter) -> str:
+        """The reference's first embedding of the size of ``parameter``; empty where there is none."""
+        parameters = self.found.reference.parameters
+        same = (p.name for p in parameters if is_embedding(p) and p.size == parameter.size)
+        return next(same, "")
 
     def _verdict(
         self, parameter: Parameter, where: str, finding: Finding, words: str, remedy: str = ""
