@@ -30,6 +30,7 @@ from firstdiff.diff import diff
 from firstdiff.diff.explain import explain_row
 from firstdiff.models import FAULTS, qwen2
 from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
+from firstdiff.models.faults import find
 from firstdiff.recording import record
 from firstdiff.traces import Trace, TraceWriter, open_trace
 from firstdiff.traces.padding import padding_mask
@@ -96,7 +97,7 @@ class Outcome:
     @property
     def harmless(self) -> bool:
         """Whether the fault has no effect on the result."""
-        return bool(self.fault) and FAULTS[self.fault].harmless
+        return bool(self.fault) and find(self.fault).harmless
 
 
 def outcome(reference: Path, port: Path, fault: Fault | None) -> Outcome:
@@ -280,7 +281,7 @@ def misses(found: Iterable[Outcome], *, verbose: bool, digest: bool) -> Iterator
             place = "" if o.placed else " suspected there" if o.suspected_there else " MISPLACED"
             place += ", equal to the right port" if o.same else ""
             alarm = "" if o.alarm != o.harmless else " ALARM" if o.alarm else " NO ALARM"
-            yield f"    {o.fault} ({FAULTS[o.fault].cause}): {o.cause}{place}{alarm}: {o.words}"
+            yield f"    {o.fault} ({find(o.fault).cause}): {o.cause}{place}{alarm}: {o.words}"
 
 
 def share(part: int, whole: int) -> str:

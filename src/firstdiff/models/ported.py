@@ -82,9 +82,10 @@ def subject(
     folder: str | Path,
     *,
     fault: str | Fault | None = None,
+    dtype: str = "float32",
     **options: Any,
 ) -> Subject:
-    """The ``port`` (`linen`) of the checkpoint of ``family`` in ``folder``, in float32.
+    """The ``port`` (`linen`) of the checkpoint of ``family`` in ``folder``, its parameters in ``dtype``.
 
     ``fault`` seeds one mistake, by its name in the catalogue or as it is: its `config`, `weights` and `functions`
     replace what the port has; functions of `ops` and of the port's own file by name. ``options`` are the port's own.
@@ -104,8 +105,16 @@ def subject(
     if fault is not None and fault.functions:
         module = _with_functions(module, fault)
     made: Subject = module.build(checkpoint, **options)
+    if dtype != "float32":
+        made = dataclasses.replace(made, model=_cast(made.model, dtype))
     title = f"{family}.{port}" if fault is None else f"{family}.{port}:{fault.name}"
     return dataclasses.replace(made, name=title, config=checkpoint.described)
+
+
+def _cast(tree: Any, dtype: str) -> Any:
+    import jax
+
+    return jax.tree.map(lambda array: array.astype(dtype), tree)
 
 
 def _found(fault: str | Fault | None, family: str) -> Fault | None:

@@ -28,8 +28,8 @@ Experts = Literal["batched", "looped"]
 
 
 def route(logits: jax.Array, top_k: int) -> tuple[jax.Array, jax.Array]:
-    """Router logits [n, x] -> weights [n, top_k], which add up to one, and experts [n, top_k]."""
-    probabilities = jax.nn.softmax(logits, axis=-1)
+    """Router logits [n, x] -> float32 weights [n, top_k], which add up to one, and experts [n, top_k]."""
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     weights, chosen = jax.lax.top_k(probabilities, top_k)
     return weights / weights.sum(axis=-1, keepdims=True), chosen
 
@@ -38,7 +38,7 @@ def combine(results: jax.Array, weights: jax.Array, chosen: jax.Array) -> jax.Ar
     """Results of all experts [x, n, e], weighed by the router: -> [n, e]."""
     experts = jax.nn.one_hot(chosen, results.shape[0], dtype=results.dtype)  # [n, top_k, x]
     shares = jnp.einsum("nk,nkx->xn", weights, experts)
-    return jnp.einsum("xn,xne->ne", shares, results)
+    return jnp.einsum("xn,xne->ne", shares, results).astype(results.dtype)
 
 
 class RMSNorm(nn.Module):
