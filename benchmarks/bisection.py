@@ -1,7 +1,8 @@
 """Bisect over the catalogue of seeded faults: is the place named, in how many runs, with how many activations read?
 
     nice -n 10 python benchmarks/bisection.py --dtypes float32 bfloat16        # about 20 minutes of CPU, one core
-    nice -n 10 python benchmarks/bisection.py --deep 24 96                     # runs and readings by depth alone
+    nice -n 10 python benchmarks/bisection.py --right float32 bfloat16         # right ports, however they round
+    nice -n 10 python benchmarks/bisection.py --deep 8 24                      # runs and readings by depth alone
 
 Each fault is searched for in a port that is run, and in two traces. A fault is placed when its activation is the one
 named; a harmless one when the result is said to agree. A fault that leaves the result within its floor has no effect
@@ -13,9 +14,11 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import statistics
 import sys
 import tempfile
-from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,11 +29,44 @@ from firstdiff.bisecting import bisect
 from firstdiff.models import qwen2
 from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
 from firstdiff.models.faults import FAULTS, Fault
+from firstdiff.models.variants import VARIANTS
 from firstdiff.recording import as_subject, record
-from firstdiff.traces import open_trace
+from firstdiff.traces import Trace, open_trace
 
 if TYPE_CHECKING:
     from firstdiff.diff.bisection import Bisection
+    from firstdiff.traces import Activation
+
+
+@dataclass
+class Reading:
+    """What was read of the activations of both traces."""
+
+    nbytes: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Bytes by trace and key; an activation that is read twice counts once."""
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+        return sum(self.nbytes.values())
+
+
+@contextmanager
+def reading() -> Iterator[Reading]:
+    """Counts every activation whose elements are asked for, in any trace."""
+    found, stored = Reading(), Trace.stored
+
+    def counted(self: Trace, activation: Activation) -> Any:
+        value = stored(self, activation)
+        if activation.part is None and activation.place is not None:
+            found.nbytes[str(self.path), str(activation.key)] = value.nbytes
+        return value
+
+    Trace.stored = counted  # type: ignore[method-assign]  # counting is what this is for
+    try:
+        yield found
+    finally:
+        Trace.stored = stored  # type: ignore[method-assign]
 
 
 @dataclass
@@ -38,70 +74,118 @@ class Tally:
     """Results of one kind of search."""
 
     placed: int = 0
-    """Named right."""
+    """Faults with an effect on the result that are named right."""
+    agreeing: int = 0
+    """Harmless faults, said to be none."""
     without: list[str] = field(default_factory=list)
     """Faults that leave the result within its floor."""
     missed: list[str] = field(default_factory=list)
     """The others, with what was named instead."""
-    runs: Counter[int] = field(default_factory=Counter)
-    """How often the port ran, by number of faults."""
-    read: list[int] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)
+    """How often the port ran, a fault with an effect each."""
+    compared: list[int] = field(default_factory=list)
     """Activations compared."""
+    read: list[tuple[int, int]] = field(default_factory=list)
+    """Activations and bytes read of both traces."""
 
-    def add(self, fault: Fault, found: Bisection) -> None:
-        """One search."""
+    def add(self, fault: Fault, found: Bisection, read: Reading) -> str:
+        """One search; says what came out."""
         first = found.first
-        place = (first.name, first.key.site) if first is not None else None
-        if fault.harmless and found.exit_code == 0:
+        place = (first.name, first.key.site) if first is not None else (found.block, "block")
+        if found.exit_code == 0:
+            self.agreeing += fault.harmless
+            self.without += [] if fault.harmless else [fault.name]
+            return "agrees, harmless" if fault.harmless else "no effect on the result"
+        self.runs.append(found.runs)
+        self.compared.append(found.compared)
+        self.read.append((len(read.nbytes), read.total))
+        if place == (fault.activation, fault.site):
             self.placed += 1
-        elif found.exit_code == 0:
-            self.without.append(fault.name)
-        elif place == (fault.activation, fault.site):
-            self.placed += 1
-        else:
-            self.missed.append(f"{fault.name} ({' '.join(place) if place else found.block})")
-        if found.exit_code:
-            self.runs[found.runs] += 1
-            self.read.append(found.compared)
+            return f"placed, {found.runs} runs, {found.compared} compared"
+        self.missed.append(f"{fault.name} ({' '.join(place)})")
+        return f"MISSED: {' '.join(place)}, {found.runs} runs, {found.compared} compared"
 
     def line(self) -> str:
         """For people."""
         total = self.placed + len(self.missed)
-        every = total + len(self.without)
-        runs = ", ".join(f"{count} in {runs}" for runs, count in sorted(self.runs.items()))
-        read = f"{min(self.read)}-{max(self.read)}" if self.read else "none"
-        return (
-            f"{100 * self.placed / max(every, 1):.1f} % of {every}; {self.placed} of the {total} with an effect on the "
-            f"result; runs: {runs}; activations compared: {read}; without effect: {', '.join(self.without) or 'none'}; "
-            f"not: {', '.join(self.missed) or 'none'}"
+        numbers = {
+            "runs": spread(self.runs),
+            "activations compared": spread(self.compared),
+            "activations read": spread([count for count, _ in self.read]),
+            "KB read": spread([size // 1024 for _, size in self.read]),
+        }
+        return "; ".join(
+            [
+                f"{self.placed} of the {total} with an effect on the result placed",
+                f"{self.agreeing} harmless that agree",
+                f"{len(self.without)} without effect: {', '.join(self.without) or 'none'}",
+                *(f"{name} {text}" for name, text in numbers.items()),
+                f"missed: {', '.join(self.missed) or 'none'}",
+            ]
         )
 
 
-def catalogue(folder: Path, dtype: str, names: list[str]) -> None:
-    """Every fault of ``names``, in a port and in two traces."""
+def spread(numbers: Sequence[int]) -> str:
+    """Smallest / median / largest."""
+    if not numbers:
+        return "none"
+    return f"{min(numbers)} / {statistics.median(numbers):g} / {max(numbers)}"
+
+
+def reference_of(folder: Path, dtype: str) -> tuple[Path, Path]:
+    """The tiny checkpoint, and Hugging Face's trace of it."""
     checkpoint = write_checkpoint(folder / f"checkpoint-{dtype}")
     reference = folder / f"reference-{dtype}.h5"
     record(
         as_subject(f"hf:{checkpoint}", dtype), reference, inputs=discriminating_inputs(),
         floor=(dtype,),
     )  # fmt: skip
+    return checkpoint, reference
+
+
+def trace_of(port: Any, reference: Path, path: Path) -> Path:
+    """The port's own trace, for a search in two traces."""
+    options: dict[str, Any] = {"floor": (), "verify": False, "force": True, "mode": "eager"}
+    return record(port, path, inputs=reference, **options).path
+
+
+def catalogue(folder: Path, dtype: str, names: list[str], kinds: Sequence[str]) -> None:
+    """Every fault of ``names``, in a port and in two traces."""
+    checkpoint, reference = reference_of(folder, dtype)
     with open_trace(reference) as trace:
-        print(f"{dtype}: a reference of {len(trace.activations)} activations", flush=True)
-    tallies = {"port": Tally(), "traces": Tally()}
+        size = sum(a.place.nbytes for a in trace.activations if a.place is not None)
+        print(f"{dtype}: a reference of {len(trace.activations)} activations, {size // 1024} KB")
+    tallies = {kind: Tally() for kind in kinds}
     for number, name in enumerate(names, 1):
         port = qwen2.subject("linen", checkpoint, fault=name, dtype=dtype)
-        tallies["port"].add(FAULTS[name], bisect(reference, port, mode="eager"))
-        trace_path = folder / "port.h5"
-        options: dict[str, Any] = {"floor": (), "verify": False, "force": True, "mode": "eager"}
-        record(port, trace_path, inputs=reference, **options)
-        tallies["traces"].add(FAULTS[name], bisect(reference, trace_path))
-        if number % 10 == 0:
-            print(f"{dtype} after {number}: {tallies['port'].line()}", file=sys.stderr, flush=True)
+        for kind in kinds:
+            side = port if kind == "port" else trace_of(port, reference, folder / "port.h5")
+            with reading() as read:
+                found = bisect(reference, side, mode="eager")
+            told = tallies[kind].add(FAULTS[name], found, read)
+            print(f"{dtype} {number} {name}, {kind}: {told}", file=sys.stderr, flush=True)
     for kind, tally in tallies.items():
-        print(f"{dtype} {kind}: {tally.line()}", flush=True)
-    for mode in ("eager", "jit"):
-        right = bisect(reference, qwen2.subject("linen", checkpoint, dtype=dtype), mode=mode)
-        print(f"{dtype} right port, {mode}: exit {right.exit_code}, {right.runs} runs", flush=True)
+        print(f"{dtype} {kind}, {len(names)} faults: {tally.line()}", flush=True)
+
+
+def right(folder: Path, dtype: str, kinds: Sequence[str]) -> None:
+    """The right port, in a loop, scanned and under jit, and every variant of it: none may diverge."""
+    checkpoint, reference = reference_of(folder, dtype)
+    ports: dict[str, dict[str, Any]] = {"plain": {}, "scan": {"scan": True}, "jit": {}}
+    ports |= {name: {"variant": name} for name in VARIANTS}
+    alarms, asked = [], 0
+    for name, options in ports.items():
+        port = qwen2.subject("linen", checkpoint, dtype=dtype, **options)
+        for kind in kinds:
+            side = port if kind == "port" else trace_of(port, reference, folder / "port.h5")
+            found = bisect(reference, side, mode="jit" if name == "jit" else "eager")
+            asked += 1
+            alarms += [f"{name} {kind} ({found.summary})"] if found.exit_code else []
+    print(
+        f"{dtype}, right ports: {len(alarms)} alarms in {asked} searches of {len(ports)} ports; "
+        f"{', '.join(alarms) or 'none'}",
+        flush=True,
+    )
 
 
 def deep(folder: Path, blocks: int) -> None:
@@ -127,17 +211,17 @@ def deep(folder: Path, blocks: int) -> None:
         f"layers.{blocks // 2}.mlp.gate_proj", weights=weights,
     )  # fmt: skip
     port = qwen2.subject("linen", checkpoint, fault=fault, scan=True)
-    found = bisect(reference, port)
-    trace_path = folder / "deep-port.h5"
-    record(port, trace_path, inputs=reference, floor=(), verify=False, force=True)
-    traces = bisect(reference, trace_path)
+    path = folder / "deep-port.h5"
+    record(port, path, inputs=reference, floor=(), verify=False, force=True)
     with open_trace(reference) as trace:
         size = len(trace.activations)
-    for kind, result in (("port", found), ("traces", traces)):
+    for kind, side in (("port", port), ("traces", path)):
+        with reading() as read:
+            result = bisect(reference, side)
         first = result.first.name if result.first is not None else None
         print(
             f"{blocks} blocks, {size} activations, {kind}: {first}, {result.runs} runs, "
-            f"{result.compared} activations compared",
+            f"{result.compared} activations compared, {len(read.nbytes)} read, {read.total // 1024} KB",
             flush=True,
         )
 
@@ -145,14 +229,18 @@ def deep(folder: Path, blocks: int) -> None:
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtypes", nargs="*", default=[])
-    parser.add_argument("--deep", nargs="*", type=int, default=[])
+    parser.add_argument("--dtypes", nargs="*", default=[], help="search for every fault")
+    parser.add_argument("--right", nargs="*", default=[], metavar="DTYPE", help="false alarms")
+    parser.add_argument("--deep", nargs="*", type=int, default=[], metavar="BLOCKS")
     parser.add_argument("--faults", nargs="*", default=list(FAULTS))
+    parser.add_argument("--kinds", nargs="*", default=["port", "traces"])
     options = parser.parse_args()
     random.Random(0).shuffle(options.faults)  # what is known half way stands for all
     with tempfile.TemporaryDirectory() as folder:
         for dtype in options.dtypes:
-            catalogue(Path(folder), dtype, options.faults)
+            catalogue(Path(folder), dtype, options.faults, options.kinds)
+        for dtype in options.right:
+            right(Path(folder), dtype, options.kinds)
         for blocks in options.deep:
             deep(Path(folder), blocks)
 
