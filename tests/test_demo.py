@@ -57,6 +57,42 @@ def test_the_demo_takes_the_model_that_has_the_fault(firstdiff_cli: Cli, tmp_pat
     assert "dtype 'bfloat16': the port of BERT computes in float32." in words(narrow.err)
 
 
+def test_a_mistyped_fault_is_answered_by_the_closest_names(firstdiff_cli: Cli) -> None:
+    done = firstdiff_cli("demo", "--fault", "rotary_interleave")
+    assert done.code == 2
+    said = words(done.err)
+    assert "fault 'rotary_interleave': no such fault; closest: rotary_interleaved" in said
+    assert said.endswith("firstdiff demo --list lists all.")
+    assert len(said) < 200
+    unlike = firstdiff_cli("demo", "--fault", "qqqqqq")
+    assert "no such fault; firstdiff demo --list lists all." in words(unlike.err)
+
+
+def test_the_demo_lists_its_faults(firstdiff_cli: Cli) -> None:
+    from firstdiff.models.faults import every_fault
+
+    done = firstdiff_cli("demo", "--list")
+    lines = done.out.splitlines()
+    assert lines[0] == "Qwen2: 85 faults"
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(every_fault())
+    found = json.loads(firstdiff_cli("demo", "--list", "--json").out)
+    assert found["GPT-2"]["gpt2_qkv_order"] == every_fault()["gpt2_qkv_order"].sentence
+
+
+def test_a_framework_without_the_port_is_refused_before_anything_is_captured(
+    firstdiff_cli: Cli, tmp_path: Path
+) -> None:
+    done = firstdiff_cli(
+        "demo", "--fault", "gpt2_qkv_order", "--framework", "nnx", "--keep", tmp_path
+    )
+    assert done.code == 2
+    assert "framework 'nnx': GPT-2 has ports in linen." in words(done.err)
+    assert list(tmp_path.iterdir()) == []
+    other = firstdiff_cli("demo", "--framework", "flux", "--keep", tmp_path)
+    assert "framework 'flux': Qwen2 has ports in linen, nnx," in words(other.err)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_demo_as_json(firstdiff_cli: Cli) -> None:
     done = firstdiff_cli("demo", "--json")
     both = json.loads(done.out)

@@ -52,17 +52,40 @@ def title_of(fault: str) -> str:
     """
     from firstdiff.models.faults import find
 
+    return _title(find(fault).family)
+
+
+def _title(family: str) -> str:
     titles = {"gpt2": "GPT-2", "bert": "BERT", "vit": "ViT"}
-    family = find(fault).family
     return titles.get(family, family.capitalize())
 
 
-def _pair(checkpoint: Path, fault: str, seed: int, dtype: str) -> _Pair:
-    """Write the checkpoint of the family that has the fault."""
-    from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
-    from firstdiff.models.faults import find
+def catalogue() -> dict[str, dict[str, str]]:
+    """What each fault does wrong, in a sentence, by its name; by the title of the model that has it."""
+    from firstdiff.models.faults import every_fault
 
-    family = find(fault).family
+    found: dict[str, dict[str, str]] = {}
+    for name, fault in every_fault().items():
+        found.setdefault(_title(fault.family), {})[name] = fault.sentence
+    return found
+
+
+def _check_choice(family: str, framework: str, dtype: str) -> None:
+    """Refuse before anything is written or captured."""
+    from firstdiff.models.qwen2 import PORTS
+
+    frameworks = PORTS if family == "qwen2" else ("linen",)
+    if framework not in frameworks:
+        known = ", ".join(frameworks)
+        raise OptionError(f"framework {framework!r}: {_title(family)} has ports in {known}.")
+    if family != "qwen2" and dtype != "float32":
+        raise OptionError(f"dtype {dtype!r}: the port of {_title(family)} computes in float32.")
+
+
+def _pair(checkpoint: Path, family: str, seed: int, dtype: str) -> _Pair:
+    """Write the checkpoint of the ``family`` that has the fault."""
+    from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
+
     if family == "qwen2":
         from firstdiff.models import qwen2
 
@@ -70,8 +93,6 @@ def _pair(checkpoint: Path, fault: str, seed: int, dtype: str) -> _Pair:
         return _Pair(
             discriminating_inputs(seed=seed), partial(qwen2.subject, folder=checkpoint, dtype=dtype)
         )
-    if dtype != "float32":
-        raise OptionError(f"dtype {dtype!r}: the port of {title_of(fault)} computes in float32.")
     from firstdiff.models import ported
     from firstdiff.models.family_checkpoint import write_family
 
@@ -95,12 +116,15 @@ def demo(
     ``on_capture`` and ``on_diff`` receive each result as soon as it is there.
 
     Raises:
-        OptionError: there is no such ``framework`` or ``fault``, or the fault's port cannot be had in that ``dtype``.
+        OptionError: there is no such ``fault``, or its port cannot be had in that ``framework`` or ``dtype``.
         SubjectError: a package that the demonstration needs is missing.
     """
-    folder = Path(folder)
-    progress(f"drawing a tiny {title_of(fault)} checkpoint")
-    pair = _pair(folder / "checkpoint", fault, seed, dtype)
+    from firstdiff.models.faults import find
+
+    folder, family = Path(folder), find(fault).family
+    _check_choice(family, framework, dtype)
+    progress(f"drawing a tiny {_title(family)} checkpoint")
+    pair = _pair(folder / "checkpoint", family, seed, dtype)
     reference = record(
         f"hf:{folder / 'checkpoint'}",
         folder / "ref.h5",

@@ -85,6 +85,22 @@ def test_a_narrow_terminal_loses_nothing(rope: Diff) -> None:
     assert "before o_proj (its input differs)." in text
 
 
+def test_a_remark_keeps_its_indent_on_every_line(rope: Diff) -> None:
+    rows = [
+        replace(row, verdict=replace(row.verdict, notes=("a note of several words",) * 5))
+        if row.diverges
+        else row
+        for row in rope.rows
+    ]
+    lines = printed(replace(rope, rows=tuple(rows)), width=60)
+    place = next(n for n, line in enumerate(lines) if "DIVERGES" in line)
+    end = next(n for n, line in enumerate(lines) if line.startswith("First divergence"))
+    remark = lines[place + 1 : end]
+    assert len(remark) > 2
+    assert all(line.startswith("      ") and len(line) <= 60 for line in remark)
+    assert " ".join(line.strip() for line in remark).count("a note of several words") == 5
+
+
 def test_all_rows(rope: Diff) -> None:
     lines = printed(rope, all_rows=True)
     assert sum(" agrees " in line for line in lines) == rope.counts.agree

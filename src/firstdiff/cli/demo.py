@@ -24,8 +24,12 @@ def demo(
         typer.Option(help="linen, nnx, equinox, haiku or function; linen alone beside Qwen2."),
     ] = "linen",
     fault: Annotated[
-        str, typer.Option(help="The mistake in the faulty port; an unknown name lists them.")
+        str,
+        typer.Option(metavar="NAME", help="The mistake in the faulty port; --list shows them."),
     ] = "rotary_interleaved",
+    listed: Annotated[
+        bool, typer.Option("--list", help="List the mistakes by name, and do nothing else.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the weights and the prompt.")] = 0,
     dtype: Annotated[str, typer.Option(help="Dtype of both sides.")] = "float32",
     keep: Annotated[
@@ -41,6 +45,9 @@ def demo(
     """
     from firstdiff.demonstration import demo as run
 
+    if listed:
+        print_faults(json)
+        return
     with ExitStack() as stack:
         folder = keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="firstdiff-demo-"))
@@ -63,6 +70,21 @@ def demo(
         typer.echo(
             f"\nThe checkpoint and the three traces are in {keep}; look into one: firstdiff show {keep}/ref.h5"
         )
+
+
+def print_faults(json: bool) -> None:
+    """Every fault in a line, below the model that has it."""
+    from firstdiff.demonstration import catalogue
+
+    found = catalogue()
+    if json:
+        echo_json(found)
+        return
+    wide = max(len(name) for faults in found.values() for name in faults)
+    for title, faults in found.items():
+        typer.echo(f"{title}: {len(faults)} faults")
+        for name, sentence in faults.items():
+            typer.echo(f"  {name:<{wide}}  {sentence}")
 
 
 def print_capture(capture: Capture, fault: str) -> None:

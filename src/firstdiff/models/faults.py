@@ -7,6 +7,7 @@ here, more in `code_faults` and `conversion_faults`; what Qwen2 cannot have is i
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,19 +21,26 @@ from firstdiff.traces.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FAULTS", "Fault", "find"]
+__all__ = ["FAULTS", "Fault", "every_fault", "find"]
 
 FAULTS: dict[str, Fault] = {}
 
 
-def find(name: str) -> Fault:
-    """The fault called ``name``, of Qwen2 or of another family; OptionError with all names if there is none."""
+def every_fault() -> dict[str, Fault]:
+    """All faults by name: of Qwen2, then of the other families."""
     from firstdiff.models.family_faults import FAMILY_FAULTS
 
-    every = {**FAULTS, **FAMILY_FAULTS}
-    if name not in every:
-        raise OptionError(f"fault {name!r}: no such fault; there are {', '.join(every)}.")
-    return every[name]
+    return {**FAULTS, **FAMILY_FAULTS}
+
+
+def find(name: str) -> Fault:
+    """The fault called ``name``, of Qwen2 or of another family; OptionError with the closest names if there is none."""
+    every = every_fault()
+    if name in every:
+        return every[name]
+    closest = get_close_matches(name, every, n=3, cutoff=0.5)
+    hint = f"closest: {', '.join(closest)}; " if closest else ""
+    raise OptionError(f"fault {name!r}: no such fault; {hint}firstdiff demo --list lists all.")
 
 
 def _seed(name: str, sentence: str, **rest: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _SHOUT = {"diverges": "DIVERGES", "non-finite": "NON-FINITE", "shape": "SHAPE", "dtype": "DTYPE"}
 _MOST_NAMES = 6
 _SCORE = "error / floor"
+_INDENT = " " * 6
 
 
 def print_diff(result: Diff, *, all_rows: bool = False, console: Console | None = None) -> None:
@@ -72,7 +74,19 @@ def _rows(found: list[Line], width: int) -> Iterator[Text]:
             f"{text}  {remark}".rstrip() if fits else text, style, no_wrap=True, overflow="ignore"
         )
         if remark and not fits:
-            yield Text(f"      {remark}", style)
+            yield Text(_indented(remark, width), style, no_wrap=True, overflow="ignore")
+
+
+def _indented(remark: str, width: int) -> str:
+    """``remark`` on lines of its own below its row; names and paths stay whole."""
+    return fill(
+        remark,
+        max(width, 2 * len(_INDENT)),
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _style(row: Row) -> str:
