@@ -1,4 +1,4 @@
-"""The fast way of adding to a tally: one pass over two float32 or bfloat16 arrays. The only file with numba.
+"""The compiled part of adding to a tally: one pass over two float32 or bfloat16 arrays. Needs numba.
 
 Blocks of 1024 elements stay in the first-level cache while two small loops run over them, each of which the
 compiler turns into vector code: float32 sums are promoted to float64 after every block; maxima are taken over bit
@@ -10,19 +10,18 @@ anything non-finite, or whose squares leave float32's range, is added again elem
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
 
-if TYPE_CHECKING:
-    from firstdiff.diff.tally import Specials, Tally
-
 _BLOCK = 1024
 _OVERFLOW = 0x7F800000
 _LEAST_SQUARES, _MOST_SQUARES = 1e-25, 1e37
-_ERROR, _ERROR2, _REFERENCE2, _PORT2, _LARGEST = range(5)
-_WORST, _FINITE, _MISMATCH, _ULP, _UNLIKE, _FIRST_UNLIKE, _OURS, _THEIRS = 0, 1, 2, 3, 4, 5, 6, 10
+ERROR, ERROR2, REFERENCE2, PORT2, LARGEST = range(5)
+"""Places in the float64[5] ``sums``."""
+WORST, FINITE, MISMATCH, ULP, UNLIKE, FIRST_UNLIKE, OURS, THEIRS = 0, 1, 2, 3, 4, 5, 6, 10
+"""Places in the int64[14] ``numbers``; the last two begin NaN, +inf, -inf and the first of them on each side."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -137,26 +136,26 @@ def _add_exactly(a: Any, b: Any, start: Any, sums: Any, numbers: Any) -> Any:
         x, y = np.float64(a[i]), np.float64(b[i])
         if not (np.isfinite(x) and np.isfinite(y)):
             if not np.isfinite(x):
-                _special(x, start + i, numbers, _OURS)
+                _special(x, start + i, numbers, OURS)
             if not np.isfinite(y):
-                _special(y, start + i, numbers, _THEIRS)
+                _special(y, start + i, numbers, THEIRS)
             if not (x == y or (x != x and y != y)):
-                numbers[_UNLIKE] += 1
-                numbers[_MISMATCH] += 1
-                if numbers[_FIRST_UNLIKE] < 0:
-                    numbers[_FIRST_UNLIKE] = start + i
+                numbers[UNLIKE] += 1
+                numbers[MISMATCH] += 1
+                if numbers[FIRST_UNLIKE] < 0:
+                    numbers[FIRST_UNLIKE] = start + i
             continue
         d = abs(y - x)
-        sums[_ERROR] += d
-        sums[_ERROR2] += d * d
-        sums[_REFERENCE2] += x * x
-        sums[_PORT2] += y * y
-        numbers[_FINITE] += 1
-        numbers[_MISMATCH] += d != 0.0
-        if d > sums[_LARGEST]:
-            sums[_LARGEST] = d
-            numbers[_WORST] = start + i
-        numbers[_ULP] = max(numbers[_ULP], abs(_order(first[i]) - _order(second[i])))
+        sums[ERROR] += d
+        sums[ERROR2] += d * d
+        sums[REFERENCE2] += x * x
+        sums[PORT2] += y * y
+        numbers[FINITE] += 1
+        numbers[MISMATCH] += d != 0.0
+        if d > sums[LARGEST]:
+            sums[LARGEST] = d
+            numbers[WORST] = start + i
+        numbers[ULP] = max(numbers[ULP], abs(_order(first[i]) - _order(second[i])))
 
 
 @_exact
@@ -181,12 +180,12 @@ def _take(part: Any, largest: Any, size: Any, start: Any, sums: Any, numbers: An
     """Add one block's sums to float64[5] ``sums`` and int64[14] ``numbers``; whether its largest error leads."""
     for n in range(4):
         sums[n] += part[n]
-    numbers[_FINITE] += size
+    numbers[FINITE] += size
     if largest == 0:
-        sums[_LARGEST] = max(sums[_LARGEST], 0.0)
-        numbers[_WORST] = numbers[_WORST] if numbers[_WORST] >= 0 else start
+        sums[LARGEST] = max(sums[LARGEST], 0.0)
+        numbers[WORST] = numbers[WORST] if numbers[WORST] >= 0 else start
         return False
-    part[0] = max(sums[_LARGEST], 0.0)
+    part[0] = max(sums[LARGEST], 0.0)
     return largest > part.view(np.int32)[0]
 
 
@@ -196,13 +195,13 @@ def _lead(a: Any, b: Any, largest: Any, start: Any, sums: Any, numbers: Any) -> 
     for place in range(a.shape[0]):
         d = np.float32(abs(b[place] - a[place]))
         if d.view(np.int32) == largest:
-            sums[_LARGEST] = d
-            numbers[_WORST] = start + place
+            sums[LARGEST] = d
+            numbers[WORST] = start + place
             return
 
 
 @_exact
-def _add_float32(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) -> Any:
+def add_float32(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) -> Any:
     """float32[n] ``a`` and ``b``."""
     part = np.zeros(4, np.float32)
     first, second = a.view(np.int32), b.view(np.int32)
@@ -216,13 +215,13 @@ def _add_float32(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) 
             _lead(a[o:e], b[o:e], largest, start + o, sums, numbers)
         if largest:
             distance, count = _distances(first[o:e], second[o:e])
-            numbers[_MISMATCH] += count
+            numbers[MISMATCH] += count
             if ulp:
-                numbers[_ULP] = max(numbers[_ULP], distance)
+                numbers[ULP] = max(numbers[ULP], distance)
 
 
 @_exact
-def _add_bfloat16(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) -> Any:
+def add_bfloat16(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any) -> Any:
     """The bits of two bfloat16 arrays, uint16[n]; ULPs are kept as those of float32, which are 65536 times as many."""
     part = np.zeros(4, np.float32)
     wide_a, wide_b = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
@@ -243,60 +242,6 @@ def _add_bfloat16(a: Any, b: Any, start: Any, sums: Any, numbers: Any, ulp: Any)
             _lead(wide_a[:k], wide_b[:k], largest, start + o, sums, numbers)
         if largest:
             distance, count = _short_distances(first[o:e], second[o:e])
-            numbers[_MISMATCH] += count
+            numbers[MISMATCH] += count
             if ulp:
-                numbers[_ULP] = max(numbers[_ULP], distance << 16)
-
-
-def add(
-    tally: Tally, reference: np.ndarray, port: np.ndarray, start: int, *, ulp_shift: int | None
-) -> None:
-    """Add two contiguous 1-D arrays, both float32 or both the uint16 bits of bfloat16, to ``tally``.
-
-    ``ulp_shift`` is 0 to count ULPs of float32, 16 for bfloat16 (whose numbers are every 65536th float32), None not
-    to count them.
-    """
-    sums = np.array([0.0, 0.0, 0.0, 0.0, tally.largest])
-    numbers = np.array(
-        [
-            tally.worst,
-            0,
-            0,
-            0,
-            0,
-            tally.first_unlike,
-            0,
-            0,
-            0,
-            tally.reference.first,
-            0,
-            0,
-            0,
-            tally.port.first,
-        ]
-    )
-    run = _add_float32 if reference.dtype == np.float32 else _add_bfloat16
-    run(reference, port, start, sums, numbers, ulp_shift is not None)
-    _take_over(tally, sums.tolist(), numbers.tolist(), ulp_shift or 0)
-
-
-def _take_over(tally: Tally, sums: list[float], numbers: list[int], shift: int) -> None:
-    tally.error += sums[_ERROR]
-    tally.error_squared += sums[_ERROR2]
-    tally.reference_squared += sums[_REFERENCE2]
-    tally.port_squared += sums[_PORT2]
-    tally.largest, tally.worst = sums[_LARGEST], numbers[_WORST]
-    tally.finite += numbers[_FINITE]
-    tally.mismatches += numbers[_MISMATCH]
-    tally.ulp = max(tally.ulp, float(numbers[_ULP] >> shift))
-    tally.unlike += numbers[_UNLIKE]
-    tally.first_unlike = numbers[_FIRST_UNLIKE]
-    _specials(tally.reference, numbers[_OURS : _OURS + 4])
-    _specials(tally.port, numbers[_THEIRS : _THEIRS + 4])
-
-
-def _specials(side: Specials, found: list[int]) -> None:
-    side.nan += found[0]
-    side.posinf += found[1]
-    side.neginf += found[2]
-    side.first = found[3]
+                numbers[ULP] = max(numbers[ULP], distance << 16)

@@ -207,12 +207,12 @@ def _nonfinite(found: Specials, shape: tuple[int, ...]) -> NonFinite:
 
 @cache
 def _kernel() -> Any:
-    """The compiled kernel, or None where numba is not installed."""
+    """What adds with the compiled kernel, or None where numba is not installed."""
     try:
-        from firstdiff.diff import kernel
+        from firstdiff.diff import fast_tally
     except ImportError:
         return None
-    return kernel
+    return fast_tally
 
 
 def measure_equal(activation: Activation) -> Measurement:

@@ -1,4 +1,4 @@
-"""What is summed up over the blocks of a pair. The numpy way of adding a block; `kernel` is the fast one."""
+"""What is summed up over the blocks of a pair. The numpy way of adding a block; `fast_tally` is the fast one."""
 
 from __future__ import annotations
 
