@@ -65,7 +65,7 @@ class Leftovers:
         if unit is None:
             return self._absent(number, parameter)
         self.places.add(unit)
-        where = self.judge.port_name(unit)
+        where = self.judge.labels.of_unit(unit)
         if unit in self.copies:
             other = self.found.reference.parameters[self.copies[unit]]
             words = f"{where} equals the reference's {other.name}, where {parameter.name} belongs"
@@ -152,7 +152,7 @@ class Leftovers:
     def _copy(self, number: int, reference: int, unit: Unit | None = None) -> Verdict:
         parameter = self.found.port.parameters[number]
         other = self.found.reference.parameters[reference]
-        where = self.judge.port_name(unit or Unit(number))
+        where = self.judge.labels.of_unit(unit or Unit(number))
         if is_embedding(other) and _is_head(parameter):
             words = f"a copy of {other.name}: tied in the reference"
             return Verdict("", where, "right", "tied", words=words, port_module=parameter.owner)
