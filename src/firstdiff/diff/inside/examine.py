@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from firstdiff.diff.inside.answer import InsideRow, SideName, Spot, Zoom, short
@@ -13,93 +11,21 @@ from firstdiff.diff.inside.values import Values
 from firstdiff.traces.schema import FUNCTION_MARK
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
 
-    from firstdiff.traces import Trace
+    from firstdiff.diff.inside.allowance import Allowance
+    from firstdiff.diff.inside.handed import Handed
+    from firstdiff.diff.inside.scope import Scope
     from firstdiff.traces.schema import Activation
 
 
-@dataclass(frozen=True)
-class Handed:
-    """A value that a module's own code hands to a child, or returns, on both sides."""
-
-    reference: Activation
-    """The reference's."""
-    port: Activation
-    """The port's own, before a right value was put in its place."""
-    name: str
-    """`o_proj input`."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """One module in one trace."""
-
-    trace: Trace
-    """The trace."""
-    paths: tuple[str, ...]
-    """Its paths: several for a model inside a wrapper."""
-
-    @property
-    def inner(self) -> tuple[Activation, ...]:
-        """What happened in its own code, functions and operations."""
-        found = [a for a in self.trace.deeper if a.key.path in self.paths]
-        if "functions" in self.trace.header.front_end.split("+"):
-            found = sorted([*found, *self._functions()], key=lambda a: a.order)
-        return tuple(found)
-
-    def _functions(self) -> Iterator[Activation]:
-        """Of a port of plain functions: what is recorded as a module below this one is a function that it calls."""
-        for a in (*self.trace.activations, *self.trace.deeper):
-            own = next((p for p in self.paths if a.key.path.startswith(f"{p}." if p else "")), None)
-            names = [part for part in a.key.path.split(".") if not part.isdigit()]
-            if own is None or not names or a.key.path in self.paths:
-                continue
-            key = replace(a.key, path=own)
-            if a.key.level == "module":
-                key = replace(key, method=f"{names[-1]}@{a.key.path}{FUNCTION_MARK}")
-            yield replace(a, key=key, class_name=a.class_name or (names[-2:-1] or [""])[0])
-
-    @property
-    def around(self) -> tuple[Activation, ...]:
-        """What it and the modules directly below take and give."""
-        return tuple(a for a in self.trace.activations if self.is_near(a.key.path))
-
-    def is_near(self, path: str) -> bool:
-        """Whether ``path`` is the module, or one directly below."""
-        return any(path == own or parent(path) == own for own in self.paths)
-
-    @property
-    def definitions(self) -> dict[str, str]:
-        """`file:line` of the definition of each function, by `Key.method`."""
-        found: dict[str, str] = dict(self.trace.header.extra.get("functions", {}))
-        if not found:  # plain functions: an argument is tapped where the function begins
-            found = {a.key.method: a.source for a in self.inner if a.key.site == "input"}
-        return found
-
-    @property
-    def own_code(self) -> str:
-        """`Qwen2Attention.forward`: the function that calls those inside."""
-        for a in self.trace.activations:
-            if a.key.path == self.paths[-1] and a.class_name:
-                return f"{a.class_name}.{a.key.method}"
-        callers = [a.class_name for a in self.inner if a.class_name]
-        return callers[0] if callers else self.paths[-1] or "the model"
-
-
-def examine(
-    reference: Scope,
-    port: Scope,
-    handed: Sequence[Handed],
-    tolerance: float,
-    padding: np.ndarray | None = None,
-) -> Zoom:
+def examine(reference: Scope, port: Scope, handed: Sequence[Handed], allowance: Allowance) -> Zoom:
     """Find the first wrong value that the module hands on, and the function that made it, on both sides.
 
     ``handed`` is in the reference's execution order. The port's values are those of a run with right inputs.
     """
-    ours = _half(reference, tolerance, padding)
-    theirs = _half(port, tolerance, padding)
+    ours = _half("reference", reference, allowance)
+    theirs = _half("port", port, allowance)
     wrong = next(
         (h for h in handed if not ours.values.same(port.trace, h.port, h.reference)
          and not _equal(ours, theirs, h)),
@@ -124,9 +50,9 @@ def examine(
     return Zoom("", "", "", tap=wrong.name, spots=spots, nearest=near, computed=computed, rows=rows)
 
 
-def _half(scope: Scope, tolerance: float, padding: np.ndarray | None) -> Half:
+def _half(side: SideName, scope: Scope, allowance: Allowance) -> Half:
     inner = scope.inner
-    values = Values(scope.trace, (*scope.around, *inner), tolerance, padding)
+    values = Values(side, scope.trace, (*scope.around, *inner), allowance)
     ops = tuple(a for a in inner if a.key.level == "op")
     given = frozenset(
         a.digest.checksum
@@ -143,7 +69,7 @@ def _equal(ours: Half, theirs: Half, handed: Handed) -> bool:
     ]
     if same_shape or handed.reference.place is None or handed.port.place is None:
         return False
-    alone = Values(ours.trace, (handed.reference,), ours.values.tolerance, ours.values.padding)
+    alone = Values("reference", ours.trace, (handed.reference,), ours.values.allowance)
     return alone.has(theirs.trace, handed.port)
 
 
@@ -208,16 +134,17 @@ def _nearest(found: Blame, reference: Scope, port: Scope, theirs: Half, *, compu
         return ""
     calls = {a.order: call for call in walk(theirs.calls) for a in call.outputs}
     results = [a for a in port.inner if a.order in calls]
-    values = Values(port.trace, results, theirs.values.tolerance, theirs.values.padding)
+    values = Values("port", port.trace, results, theirs.values.allowance)
     near = values.nearest(reference.trace, found.value)
     if near is None:
         return ""
     call = calls[near.value.first.order]
     place = short(port.definitions.get(call.method, call.source))
+    equal = near.laid.error <= values.limit(found.value)
     if computed:
-        return f"{call.name} ({place})" if near.laid.error <= theirs.values.tolerance else ""
+        return f"{call.name} ({place})" if equal else ""
     words = near.likeness.words or f"relative L2 of the difference {near.laid.error:.2g}"
-    if near.laid.error <= theirs.values.tolerance:
+    if equal:
         words = "which holds the same numbers in another order"
     return f"{call.name} ({place}), {words}"
 
@@ -237,11 +164,3 @@ def _rows(side: SideName, scope: Scope, own: Half, other: Half) -> tuple[InsideR
             )
         )  # fmt: skip
     return tuple(found)
-
-
-def parent(path: str) -> str | None:
-    """The module around ``path``; a member of a list lies directly in what holds the list."""
-    if not path:
-        return None
-    around, _, last = path.rpartition(".")
-    return around.rpartition(".")[0] if last.isdigit() else around

@@ -20,7 +20,9 @@ from firstdiff.traces.padding import valid_elements
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from firstdiff.diff.value_index import Nearest
+    from firstdiff.diff.inside.allowance import Allowance
+    from firstdiff.diff.inside.answer import SideName
+    from firstdiff.diff.value_index import Match, Nearest
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Activation
 
@@ -28,29 +30,19 @@ _FILL = 1e8
 """Scores below its negative are hidden by a mask: -1e9, finfo.min, -inf."""
 
 
-def tolerance_of(dtype: str) -> float:
-    """Relative L2 up to which two values are taken for equal, each computed from right inputs in ``dtype``.
-
-    Sums of some thousand rounded numbers lie below it (numerics: 6 unit roundoffs for a product of length 4864), the
-    smallest real mistakes above it (a scale off by a percent, a product in bfloat16).
-    """
-    unit = unit_roundoff(dtype)
-    return 8 * unit if unit > 1e-4 else 512 * unit
-
-
 class Values:
     """The values of one side."""
 
     def __init__(
         self,
+        side: SideName,
         trace: Trace,
         activations: Iterable[Activation],
-        tolerance: float,
-        padding: np.ndarray | None = None,
+        allowance: Allowance,
     ) -> None:
-        self.trace, self.tolerance, self.padding = trace, tolerance, padding
+        self.side, self.trace, self.allowance = side, trace, allowance
         self.activations = tuple(activations)
-        self.index = ValueIndex(trace, self.activations, padding=padding)
+        self.index = ValueIndex(trace, self.activations, padding=allowance.padding)
         self._known: dict[object, bool] = {}
 
     def has(self, trace: Trace, activation: Activation) -> bool:
@@ -69,21 +61,29 @@ class Values:
 
     def nearest(self, trace: Trace, activation: Activation) -> Nearest | None:
         """What resembles it most here."""
-        return self.index.nearest(trace.values(activation), self.tolerance)
+        return self.index.nearest(trace.values(activation), self.limit(activation))
+
+    def limit(self, activation: Activation) -> float:
+        """Relative L2 within which something here may equal ``activation`` of the other side."""
+        if self.side == "port":
+            return self.allowance.limit(activation)
+        alike = [own for value in self.index.values_like(activation) for own in value.activations]
+        return max(map(self.allowance.limit, alike), default=self.allowance.fixed)
 
     def same(self, trace: Trace, activation: Activation, own: Activation) -> bool:
         """Whether ``own`` of this side holds the numbers of ``activation`` of the other, in the same order."""
         if activation.place is None or own.place is None:
             return False
-        ours, theirs = trace.values(activation), self.trace.values(own)
+        pair = (self.trace, own), (trace, activation)
+        (first, ours), (second, theirs) = pair if self.side == "reference" else pair[::-1]
         if _squeezed(ours.shape) != _squeezed(theirs.shape):
             return False
-        theirs = theirs.reshape(ours.shape)
-        if unit_roundoff(activation.dtype) == 0 or unit_roundoff(own.dtype) == 0:
-            return bool(np.array_equal(ours, theirs)) or self._alike_masks(trace, activation, own)
-        if is_mask(activation) or _filled(ours) or _filled(theirs):
-            return self._alike_masks(trace, activation, own) or self._alike_scores(ours, theirs)
-        return self._close(ours, theirs)
+        numbers = first.values(ours), second.values(theirs).reshape(ours.shape)
+        if unit_roundoff(ours.dtype) == 0 or unit_roundoff(theirs.dtype) == 0:
+            return bool(np.array_equal(*numbers)) or self._alike_masks(trace, activation, own)
+        if is_mask(ours) or any(map(_filled, numbers)):
+            return self._alike_masks(trace, activation, own) or self._alike_scores(ours, *numbers)
+        return self.allowance.close(ours, *numbers)
 
     def _has(self, trace: Trace, activation: Activation) -> bool:
         numbers = trace.values(activation)
@@ -93,12 +93,17 @@ class Values:
                 for own in self.activations
                 if np.prod(own.shape) == numbers.size
             )
-        for match in self.index.equals(numbers, self.tolerance).matches:
-            shape = _squeezed(activation.shape)
-            alike = [own for own in match.activations if _squeezed(own.shape) == shape]
-            if not alike or any(self.same(trace, activation, own) for own in alike):
-                return True
-        return False
+        found = self.index.equals(numbers, self.limit(activation)).matches
+        return any(self._is(match, trace, activation) for match in found)
+
+    def _is(self, match: Match, trace: Trace, activation: Activation) -> bool:
+        """Whether ``match`` is ``activation``: in order where the shapes are alike, else near enough."""
+        shape = _squeezed(activation.shape)
+        alike = [own for own in match.activations if _squeezed(own.shape) == shape]
+        if alike:
+            return any(self.same(trace, activation, own) for own in alike)
+        ours = match.activations if self.side == "reference" else (activation,)
+        return match.laid.error <= max(map(self.allowance.limit, ours))
 
     def _alike_masks(self, trace: Trace, activation: Activation, own: Activation) -> bool:
         """Whether both are masks that hide the same, however they spell it."""
@@ -107,28 +112,19 @@ class Values:
         if seen is None or theirs is None or seen.all() or not seen.any():
             return False
         differ = seen != theirs.reshape(seen.shape)
-        valid = valid_elements(seen.shape, self.padding)
+        valid = valid_elements(seen.shape, self.allowance.padding)
         return not bool(np.any(differ if valid is None else differ & valid))
 
-    def _alike_scores(self, ours: np.ndarray, theirs: np.ndarray) -> bool:
+    def _alike_scores(self, reference: Activation, ours: np.ndarray, theirs: np.ndarray) -> bool:
         """Whether both hide the same tokens, and hold equal scores elsewhere."""
         hidden, other = ours < -_FILL, theirs < -_FILL
-        valid = valid_elements(ours.shape, self.padding)
+        valid = valid_elements(ours.shape, self.allowance.padding)
         differ = hidden != other
         if np.any(differ if valid is None else differ & valid):
             return False
-        return self._close(np.where(hidden | other, 0, ours), np.where(hidden | other, 0, theirs))
-
-    def _close(self, ours: np.ndarray, theirs: np.ndarray) -> bool:
-        finite = np.isfinite(ours)
-        if not np.array_equal(finite, np.isfinite(theirs)):
-            return False  # at padded tokens too: they reach the others one layer later
-        valid = valid_elements(ours.shape, self.padding)
-        if valid is not None:
-            use = np.broadcast_to(valid, ours.shape)
-            ours, theirs, finite = ours[use], theirs[use], finite[use]
-        ours, theirs = ours[finite].astype(np.float64), theirs[finite].astype(np.float64)
-        return bool(np.linalg.norm(ours - theirs) <= self.tolerance * np.linalg.norm(ours))
+        left_out = hidden | other
+        ours, theirs = (np.where(left_out, -np.inf, numbers) for numbers in (ours, theirs))
+        return self.allowance.close(reference, ours, theirs)
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
