@@ -1,4 +1,4 @@
-"""What the verdict is worth on other models: faults that Qwen2 cannot have, in ports of GPT-2, BERT, ViT, Gemma, Mixtral.
+"""What the verdict is worth beyond Qwen2: faults of GPT-2, BERT, ViT, Gemma and Mixtral, in ports of each.
 
     python benchmarks/families.py [--faults GLOB ...] [--dtypes float32 bfloat16] [--seeds 0 1]
                                   [--keep FOLDER] [--verbose]
@@ -19,8 +19,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verdict import Outcome, compile_once, misses, outcome, share
-
 from firstdiff.diff import diff
 from firstdiff.models.default_inputs import default_inputs
 from firstdiff.models.family_checkpoint import write_family
@@ -29,6 +27,7 @@ from firstdiff.models.faults import find
 from firstdiff.models.loading import load_subject
 from firstdiff.models.ported import PORTED, subject
 from firstdiff.recording import record
+from verdict import Outcome, compile_once, misses, outcome, share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
