@@ -148,7 +148,8 @@ class Tiny:
         self.tap("", "input", "input_ids", ids)
         self.tap("model", "input", "input_ids", ids)
         self.tap("model.embed_tokens", "input", "input", ids)
-        x = self.tap("model.embed_tokens", "output", "", self.cast(table[ids]))
+        rows = ids - 1 if self.fault == "ids" else ids
+        x = self.tap("model.embed_tokens", "output", "", self.cast(table[rows]))
         self.tap("model.rotary_emb", "input", "position_ids", positions)
         angles = positions[..., None] * 100.0 ** (-np.arange(0, WIDTH, 2) / WIDTH)
         angles = np.concatenate([angles, angles], -1)

@@ -234,7 +234,22 @@ def test_one_row_for_all_batch_rows(maker: Maker) -> None:
     assert result.counts.agree == 97
     taps[5].value = taps[5].value * np.float32(1.1)
     result = diff(maker.reference(), maker.write("p.h5", taps, as_port=True))
-    assert [row.verdict.kind for row in result.rows if row.healed] == ["shape"]
+    assert [row.verdict.kind for row in result.rows if row.healed] == ["diverges"]
+
+
+def test_a_row_for_all_that_is_kept_for_each_is_no_wrong_shape(maker: Maker) -> None:
+    """One row against two alike: values are compared; against two that are not, the shape is wrong."""
+    taps, kinds = maker.taps(other_order=True), []
+    place = next(n for n, tap in enumerate(taps) if tap.leaf == "0")
+    wrong = taps[place].value * np.float32(1.1)
+    reference = maker.taps()
+    reference[place].value, reference[place].same_as = reference[place].value[:1], None
+    ours = maker.write("r.h5", reference)
+    for value in (wrong, wrong + np.arange(2, dtype=np.float32)[:, None, None]):
+        taps[place].value, taps[place].same_as = value, None
+        result = diff(ours, maker.write("p.h5", taps, as_port=True))
+        kinds += [r.verdict.kind for r in result.rows if r.name == "rotary_emb" and r.verdict.bad]
+    assert kinds == ["diverges", "shape"]
 
 
 def test_a_shape_that_does_not_fit(maker: Maker) -> None:

@@ -95,6 +95,7 @@ class _Stage:
         if not agrees:
             self._like(calls, BY_PLACE)
             self._behind(calls)
+            self._handed_on()
         pairs = sorted(
             (*self.alignment.pairs, *self.made.values()), key=lambda pair: pair.reference.order
         )
@@ -189,6 +190,22 @@ class _Stage:
         calls += fresh
         again = by_role(ordered, theirs, calls, self.values)
         self._like(again, BY_PLACE)
+
+    def _handed_on(self) -> None:
+        """Results that the port makes nowhere, where the reference hands them on as they are: what it hands on instead.
+
+        A function that is written into its caller shows in no other way.
+        """
+        taken: dict[tuple[int, int], Activation] = {}
+        for pair in (*self.alignment.pairs, *self.made.values()):
+            key, digest = pair.reference.key, pair.reference.digest
+            if key.site == "input" and digest is not None:
+                taken.setdefault((key.step, digest.checksum), pair.port)
+        for one in self.missing.values():
+            if one.key.site == "output" and one.digest is not None:
+                other = taken.get((one.key.step, one.digest.checksum))
+                if other is not None and self.values.theirs_of(one) is None:
+                    self._add(one, other, "neighbours", BY_PLACE)
 
     def _closeness(self, one: Activation, other: Activation) -> float:
         if one.place is None or other.place is None:

@@ -14,7 +14,7 @@ from firstdiff.diff.judge import (
     judge_kinds,
     judge_shapes,
 )
-from firstdiff.diff.layout import Layout, broadcast, candidates, identity
+from firstdiff.diff.layout import Layout, broadcast, candidates, identity, repeats
 from firstdiff.diff.masks import is_mask, truth
 from firstdiff.diff.measure import Measurement, Side, estimate, measure, measure_equal
 from firstdiff.diff.row import Row
@@ -126,11 +126,13 @@ class Comparison:
         return plain if better is fitting[0] else preferred(plain, self.laid(pair, name, better))
 
     def _broadcast(self, pair: Pair, name: str) -> Row:
-        """Floats of different sizes: one row for all on one side, or a wrong shape."""
+        """Floats of different sizes: one row for all on one side, right or wrong, or a wrong shape."""
         layout = broadcast(pair.reference.shape, pair.port.shape)
         if layout is not None:
             row = self.laid(pair, name, layout)
-            if not row.verdict.bad:
+            ours, theirs = (side.stored for side in self._sides(pair))
+            longer, other = (theirs, ours) if theirs.size > ours.size else (ours, theirs)
+            if not row.verdict.bad or repeats(longer, other.shape):
                 return row
         return Row(name, judge_shapes(pair.reference, pair.port), pair)
 

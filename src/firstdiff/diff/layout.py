@@ -81,6 +81,13 @@ def broadcast(reference: Shape, port: Shape) -> Layout | None:
     return Layout("broadcast", shape, shape, port, padded, tuple(range(len(padded))), words)
 
 
+def repeats(stored: np.ndarray, shape: Shape) -> bool:
+    """Whether ``stored`` holds one tensor of ``shape`` again and again: its rows are alike where ``shape`` has one."""
+    padded = (1,) * (stored.ndim - len(shape)) + shape
+    one = stored[tuple(slice(0, size) for size in padded)]
+    return bool(np.all((stored == one) | ((stored != stored) & (one != one))))
+
+
 def candidates(reference: Shape, port: Shape) -> tuple[Layout, ...]:
     """Every layout that fits the shapes, the plainest first; none when the sizes differ.
 

@@ -135,12 +135,16 @@ class Scene:
         return self.ported(row)
 
     def ported(self, row: Row) -> np.ndarray:
-        """The port's numbers of ``row`` in the reference's layout, float64."""
+        """The port's numbers of ``row`` in the reference's layout, float64; once, where the port repeats them."""
         assert row.pair is not None, "a pair"
         values = np.asarray(self.port.values(row.pair.port), np.float64)
         if row.layout is None:
             return values
-        return np.ascontiguousarray(row.layout.port(values)).reshape(row.layout.reference_shape)
+        laid = np.ascontiguousarray(row.layout.port(values)).reshape(row.layout.reference_shape)
+        own = row.pair.reference.shape
+        if row.layout.kind != "broadcast" or laid.ndim != len(own):
+            return laid
+        return laid[tuple(slice(0, size) for size in own)]
 
     @cached_property
     def _by_order(self) -> dict[int, Row]:

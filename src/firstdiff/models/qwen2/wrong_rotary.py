@@ -47,9 +47,9 @@ def tables_repeated(
     position_ids: jax.Array, frequencies: np.ndarray, scaling: float, dtype: str
 ) -> Pair:
     """Each angle twice in a row, as interleaved pairs want it."""
-    cos, sin = ops.rotary_tables(position_ids, frequencies, scaling, dtype)
-    half = cos.shape[-1] // 2
-    return jnp.repeat(cos[..., :half], 2, axis=-1), jnp.repeat(sin[..., :half], 2, axis=-1)
+    angles = position_ids[..., None].astype(jnp.float32) * frequencies  # [..., t, d/2]
+    angles = jnp.repeat(angles, 2, axis=-1)  # [..., t, d]
+    return (jnp.cos(angles) * scaling).astype(dtype), (jnp.sin(angles) * scaling).astype(dtype)
 
 
 def tables_from_bfloat16(
@@ -63,6 +63,5 @@ def tables_from_bfloat16(
 def tables_backwards(
     position_ids: jax.Array, frequencies: np.ndarray, scaling: float, dtype: str
 ) -> Pair:
-    """The sine with the other sign."""
-    cos, sin = ops.rotary_tables(position_ids, frequencies, scaling, dtype)
-    return cos, -sin
+    """The sine with the other sign: angles count backwards."""
+    return ops.rotary_tables(-position_ids, frequencies, scaling, dtype)
