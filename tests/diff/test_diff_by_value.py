@@ -110,6 +110,7 @@ def test_a_right_port_of_functions_is_aligned_by_value(maker: Any, dtype: str) -
         ("bias", "inside layers.0.self_attn.v_proj: its input agrees, its result differs."),
         ("gelu", "inside layers.1.mlp.act_fn: its input agrees, its result differs."),
         ("eps", "inside layers.1.input_layernorm: its input agrees, its result differs."),
+        ("skip", "inside layers.1.input_layernorm: its input agrees, its result differs."),
         (
             "late rope",
             "inside layers.1.self_attn, after q_proj, k_proj, v_proj (agree), before o_proj (its input differs).",

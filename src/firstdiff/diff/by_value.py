@@ -14,6 +14,7 @@ from firstdiff.diff.align import Alignment, Pair, leftovers
 from firstdiff.diff.between import by_place, by_role
 from firstdiff.diff.call_match import CallPair, match_calls
 from firstdiff.diff.calls import Call, calls_of, enclosing
+from firstdiff.diff.flow import by_flow
 from firstdiff.diff.judge import WARN
 from firstdiff.diff.laying import closeness
 from firstdiff.diff.measure import Side
@@ -87,6 +88,7 @@ class _Stage:
     def result(self) -> Alignment:
         """The alignment with what was found."""
         calls = match_calls(self.ours, self.theirs, self.values, self._known())
+        calls = by_flow(calls, self.theirs, self.values)
         self._equal(calls)
         agrees = self._agrees()
         if not agrees:

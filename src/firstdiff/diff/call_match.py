@@ -99,8 +99,11 @@ def _surest(pair: CallPair) -> tuple[float, bool, float, int, int]:
 
 
 def _tokens(call: Call, values: ValueMatches) -> set[tuple[Site, int]]:
-    found = ((a.key.site, values.number(a)) for a in call.activations)
-    return {(site, number) for site, number in found if number is not None}
+    """The values that tell what a call is; a value that it passes on unchanged was made by another one."""
+    given = {values.number(a) for a in call.at("input")}
+    made = {values.number(a) for a in call.at("output")} - given
+    found: dict[Site, set[int | None]] = {"input": given, "output": made}
+    return {(site, n) for site, numbers in found.items() for n in numbers if n is not None}
 
 
 def correspondence(one: Call, other: Call, values: ValueMatches) -> CallPair:
