@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.diff.stand_in import PREFIX
 from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.errors import OptionError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from firstdiff.diff.local import FloorOf
+    from firstdiff.inputs import Inputs
+    from firstdiff.models.subject import Subject
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Key
 
@@ -61,6 +67,30 @@ def measured_floors(dtype: str, native: Mapping[Key, Any], moved: Mapping[Key, A
         return LocalFloor(unit, found, moved.get(activation.key, nothing()))
 
     return floor_of
+
+
+def with_free_floor(
+    ours: Trace, subject: Subject, inputs: Inputs, dtype: str, scratch_dir: Path
+) -> Trace:
+    """The trace ``ours`` of the torch ``subject``, with the free floor of ``dtype``: one float64 run more, and one in
+    ``dtype`` where that is not its own. Unchanged where there is none.
+    """
+    from firstdiff.planted_runs import tensors_of
+    from firstdiff.tracer.floor import measure_free_floor
+
+    orders = {a.key: a.order for a in ours.activations}
+    found = measure_free_floor(
+        subject.model,
+        subject.call,
+        tensors_of(inputs),
+        orders=orders.get,
+        dtypes=(dtype,),
+        scratch_dir=scratch_dir,
+        own=ours,
+    )
+    floors = {d: {"golden": found.golden[d], "method": "free"} for d in found.tables}
+    header = replace(ours.header, extra={**ours.header.extra, "floors": floors})
+    return ours.with_tables({f"{PREFIX}{d}": rows for d, rows in found.tables.items()}, header)
 
 
 def judged_dtype(ours: Trace, theirs: Trace) -> str:

@@ -27,6 +27,7 @@ from firstdiff.replay_floors import (
     judged_dtype,
     measured_floors,
     require_elements,
+    with_free_floor,
 )
 from firstdiff.traces import Trace, open_trace
 from firstdiff.traces.errors import OptionError
@@ -34,9 +35,10 @@ from firstdiff.traces.padding import padding_mask
 
 if TYPE_CHECKING:
     from firstdiff.diff import Diff
+    from firstdiff.diff.explain import Suspicion
     from firstdiff.diff.local import FloorOf
     from firstdiff.diff.planting import Planting
-    from firstdiff.diff.replayed import Replay
+    from firstdiff.diff.replayed import Replay, ReplayRow
     from firstdiff.diff.row import Row
     from firstdiff.models.subject import Subject
     from firstdiff.tracer.local_floor import ForcedRuns
@@ -120,6 +122,20 @@ def replay(
     return replay_reference(given, second, judged=judged, map=map, progress=progress)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What judging a replay found, not yet put together."""
+
+    rows: tuple[ReplayRow, ...]
+    """Every judged tap."""
+    unjudged: tuple[tuple[str, str], ...]
+    """The others, with the reason."""
+    suspicions: tuple[Suspicion, ...] = ()
+    """Mistakes below the floors."""
+    notes: tuple[str, ...] = ()
+    """Sentences for people."""
+
+
 def _is_trace(side: Any) -> bool:
     return isinstance(side, str | Path) and Path(side).suffix in (".h5", ".hdf5", ".part")
 
@@ -189,6 +205,7 @@ def replay_reference(
 ) -> Replay:
     """Run the torch reference ``subject`` with the values of the trace ``port`` forced in."""
     from firstdiff.diff import diff
+    from firstdiff.diff.healing import undecided
     from firstdiff.diff.planting import planting
 
     if not is_torch_module(subject.model):
@@ -211,9 +228,13 @@ def replay_reference(
         )  # fmt: skip
         ours = stack.enter_context(open_trace(path))
         require_elements(theirs)
-        free = diff(path, port, map=map)
+        free = diff(ours, theirs, map=map)
         dtype = judged_dtype(ours, theirs)
         fitted = fit_inputs(subject, inputs)[0]
+        if decoding is None and undecided(free.rows):
+            progress("measuring what rounding does to a free run")
+            ours = with_free_floor(ours, subject, fitted, dtype, folder)
+            free = diff(ours, theirs, map=map)
 
         call = subject.call if decoding is None else decoding_call(subject, decoding)[1]
 
@@ -279,20 +300,27 @@ def _judged(
     planted: Mapping[Key, str],
     judged: Judged,
     inputs: Trace,
-) -> tuple[Any, Any]:
+) -> Found:
+    from firstdiff.diff.explain.planted import Replayed
     from firstdiff.diff.replayed import judge_replay
+    from firstdiff.diff.suspecting import TRIPS, find_suspicions
 
-    found = judge_replay(
+    padding = padding_mask({name: inputs.input_values(name) for name in inputs.inputs})
+
+    def is_planted(key: Key) -> bool:
+        return planted.get(key, "-") == ""
+
+    rows, unjudged = judge_replay(
         plan,
         truth,
         own,
         floors,
-        planted=lambda key: planted.get(key, "-") == "",
-        padding=padding_mask({name: inputs.input_values(name) for name in inputs.inputs}),
+        planted=is_planted,
+        padding=padding,
         only=judged.only,
         start=judged.start,
     )
-    if not found[0]:
+    if not rows:
         asked = " and ".join(
             f"{name} {value}"
             for name, value in (("--only", judged.only), ("--from", judged.start))
@@ -302,11 +330,16 @@ def _judged(
         raise OptionError(
             f"{asked or 'replay'}: no aligned activation; there are modules like {paths}"
         )
-    return found
+    try:
+        below = find_suspicions(Replayed(plan, truth, own, is_planted), rows, padding)
+    except TRIPS as error:
+        failed = f"nothing was looked for below the floor ({type(error).__name__}: {error})"
+        return Found(rows, unjudged, notes=(failed,))
+    return Found(rows, unjudged, below)
 
 
 def _finished(
-    result: tuple[Any, Any],
+    found: Found,
     plan: Planting,
     planted: Mapping[Key, str],
     reference: str,
@@ -315,8 +348,7 @@ def _finished(
 ) -> Replay:
     from firstdiff.diff.replayed import Cost, Replay, faults_of
 
-    rows, unjudged = result
-    faults, suspects, without = faults_of(rows)
+    faults, suspects, without = faults_of(found.rows)
     put = [tap for key, tap in plan.keys().items() if planted.get(key, "-") == ""]
     nbytes = sum(tap.pair.port.place.nbytes for tap in put if tap.pair.port.place is not None)
     return Replay(
@@ -324,13 +356,14 @@ def _finished(
         reference,
         port,
         judged_dtype(plan.reference, plan.port),
-        rows,
+        found.rows,
         tuple(faults),
         tuple(suspects),
         tuple(without),
-        unjudged,
+        found.unjudged,
         Cost(*seconds, planted=len(put), nbytes=nbytes),
-        tuple(_notes(plan, planted)),
+        (*_notes(plan, planted), *found.notes),
+        found.suspicions,
     )
 
 

@@ -6,6 +6,7 @@ wrong value is a place of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -32,11 +33,13 @@ class Fault:
     score: float | None
     """error / local floor; None for what is compared exactly, or is not finite."""
     grade: Grade
-    """WARN from 3, FAIL from 8."""
+    """WARN from 3, FAIL from 8; a WARN is a fault where another layer has the same as a FAIL."""
     finding: Finding
     """The same in the terms of a comparison, with a whole sentence."""
     source: str = ""
     """`file:line` of the port that made the value, when known."""
+    leaf: str = ""
+    """Which of the module's inputs or results."""
 
 
 def find_faults(rows: Sequence[Row]) -> list[Fault]:
@@ -48,6 +51,20 @@ def find_faults(rows: Sequence[Row]) -> list[Fault]:
             call = replace(row.key, leaf="" if row.key.site == "output" else row.key.leaf)
             found[call] = _worse(found.get(call), _fault(row, rows))
     return list(found.values())
+
+
+def beyond_doubt(found: Sequence[Fault]) -> list[Fault]:
+    """Those of ``found`` that are a FAIL, and those at the same place of another layer as one that is: a mistake in
+    code or in conversion is made in every layer, and is larger in one than in another.
+    """
+    certain = {_kind(fault) for fault in found if fault.grade == "FAIL"}
+    return [fault for fault in found if _kind(fault) in certain]
+
+
+def _kind(fault: Fault) -> tuple[str, str, str]:
+    """Where ``fault`` lies, in every layer alike."""
+    path = re.sub(r"(?<![^.])\d+(?![^.])", "#", fault.activation)
+    return path, fault.site, fault.leaf
 
 
 def _worse(earlier: Fault | None, fault: Fault) -> Fault:
@@ -71,6 +88,7 @@ def _fault(row: Row, rows: Sequence[Row]) -> Fault:
         grade=row.verdict.grade,
         finding=finding,
         source=row.pair.port.source if row.pair is not None else "",
+        leaf=row.key.leaf,
     )
 
 
@@ -125,8 +143,6 @@ def listed(faults: Sequence[Fault]) -> str:
 
 def merged(faults: Sequence[Fault]) -> list[tuple[str, list[Fault]]]:
     """Faults that say the same of several layers as one: (`glue in layers.{0-3}.self_attn, ...`, its faults)."""
-    import re
-
     groups: dict[str, list[Fault]] = {}
     for fault in faults:
         groups.setdefault(re.sub(r"\.\d+(?=\.|,|$)", ".#", fault.title), []).append(fault)

@@ -52,25 +52,39 @@ def _values(row: Row) -> tuple[object, object] | None:
     )
 
 
-def mark_healed(rows: Sequence[Row]) -> list[Row]:
+def mark_healed(rows: Sequence[Row], margin: float = _MARGIN) -> list[Row]:
     """``rows`` (in the reference's execution order) with each divergence that leaves no trace downstream marked.
 
     It has healed when the results of the innermost module call around it agree, or have themselves healed; where they
     could not have shown the error, those of the next module around that; or when the first module that was
     given the value agrees and no later tensor holds the same error. Without any module around it, when nothing after
-    it diverges. A mere scale of what a normalisation is given cannot show behind it, so it never heals.
+    it diverges. A mere scale of what a normalisation is given cannot show behind it, so it never heals. A later
+    agreement is evidence where the error would have been ``margin`` times its limit.
     """
-    healing = _Healing(rows)
+    healing = _Healing(rows, margin)
     for row in reversed(rows):
         if row.verdict.bad:
             healing.healed[id(row)] = healing.healer(row)
     return [replace(row, healed=healing.healed.get(id(row), "")) for row in rows]
 
 
+def undecided(rows: Sequence[Row]) -> bool:
+    """Whether a divergence among ``rows``, as `mark_healed` left them, has not healed because the floors of what agrees
+    later are too high to show it: finer floors would tell.
+    """
+    paired = [row for row in rows if row.side != "port"]
+    bold = mark_healed(paired, margin=0.0)
+    return any(
+        now.healed and not row.healed and row.verdict.bad
+        for row, now in zip(paired, bold, strict=True)
+    )
+
+
 class _Healing:
     """The rows, indexed by the module call that returned them and by the value that they were given."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], margin: float) -> None:
+        self._margin = margin
         self.rows = [row for row in rows if row.pair is not None]
         self._errors = Errors(self.rows)
         self.healed: dict[int, str] = {}
@@ -139,7 +153,7 @@ class _Healing:
             if left.error_l2 < WARN * row.floor.norm(left.reference_l2) and not left.unlike:
                 return False
             row = replace(row, measurement=left)
-        return any(visible(row, result) for result in results)
+        return any(visible(row, result, self._margin) for result in results)
 
     def _is_normalised(self, row: Row) -> bool:
         """Whether a normalisation is given the value of ``row``."""
@@ -175,7 +189,7 @@ def _enclosing(key: Key) -> Iterable[str]:
         yield path
 
 
-def visible(row: Row, result: Row) -> bool:
+def visible(row: Row, result: Row, margin: float = _MARGIN) -> bool:
     """Whether the error of ``row`` would show in ``result``, had it been carried there undiminished.
 
     A tensor of the same size may be a summand of it (the residual stream), so there the absolute error must show too.
@@ -185,11 +199,10 @@ def visible(row: Row, result: Row) -> bool:
         return result.measurement is not None
     if noise is None:
         return result.measurement.equal
-    return _shows(found, result.measurement, noise)
+    return _shows(found, result.measurement, noise, margin * WARN)
 
 
-def _shows(found: Measurement, result: Measurement, noise: Floor) -> bool:
-    limit = _MARGIN * WARN
+def _shows(found: Measurement, result: Measurement, noise: Floor, limit: float) -> bool:
     if found.unlike:
         return True
     if found.relative_l2 < limit * noise.relative:

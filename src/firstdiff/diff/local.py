@@ -3,10 +3,12 @@
 Apart from `floor.py`, whose free floors cover everything since the inputs. The rule: an error is judged as a
 whole, by token row and by channel, against
 
-    noise = sqrt(max(rms(nat), kappa rms(y))^2 + rms(cond)^2), at least u/4 rms(y);
+    noise = chance * sqrt(max(rms(nat), kappa rms(y))^2 + rms(cond)^2), at least u/4 rms(y);
 
 nat is the reference's own rounding at that tap when every input is given, kappa the median of rms(nat)/rms(y)
-over the groups, cond the effect of moving the inputs by a few ulp, u the unit roundoff of the port's dtype.
+over the groups, cond the effect of moving the inputs by a few ulp, u the unit roundoff of the port's dtype. chance is
+what luck may add where few elements carry a group: roundings are uniform, so that the sum of their squares has a
+standard deviation of sqrt(0.8 / m) of its mean, m the number of elements that carry it (`spread.Carriers`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from firstdiff.traces.schema import Activation
 
 _NOTHING = Spread(0.0, 0, np.zeros(0), np.zeros(0))
+_DEVIATIONS = 3.0
+"""Standard deviations of the sum of squares that are luck."""
+_UNIFORM = 0.8
+"""Variance of the square of a uniform number around 0, over its squared mean: 9/5 - 1."""
 _SPECK = 1e-6
 """Groups that are zero in the reference may differ by this share of u times the whole tensor's rms."""
 
@@ -50,20 +56,23 @@ class LocalFloor:
         least = self.unit * (0.25 if truth.count >= TINY else 1.0)
         speck = _SPECK * self.unit * truth.rms
 
-        def ratio(e: np.ndarray, y: np.ndarray, nat: np.ndarray, cond: np.ndarray) -> np.ndarray:
+        def ratio(
+            e: np.ndarray, y: np.ndarray, nat: np.ndarray, cond: np.ndarray, chance: np.ndarray
+        ) -> np.ndarray:
             own = self._filled(nat, y, self.native.rms, truth.rms)
             moved = self._filled(cond, y, self.conditioning.rms, truth.rms)
             relative = own[y > 0] / y[y > 0]
             kappa = float(np.median(relative)) if relative.size else 0.0
-            noise = np.hypot(self.inflation * np.maximum(own, kappa * y), moved)
+            noise = chance * np.hypot(self.inflation * np.maximum(own, kappa * y), moved)
             noise = np.maximum(noise, np.maximum(least * y, speck))
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.where(e > 0, e / noise, 0.0)
 
         native, moved = self.native, self.conditioning
-        whole = ratio(*(np.array([s.rms]) for s in (error, truth, native, moved)))
-        rows = ratio(error.rows, truth.rows, native.rows, moved.rows)
-        columns = ratio(error.columns, truth.columns, native.columns, moved.columns)
+        luck = _luck(truth)
+        whole = ratio(*(np.array([s.rms]) for s in (error, truth, native, moved)), luck[0])
+        rows = ratio(error.rows, truth.rows, native.rows, moved.rows, luck[1])
+        columns = ratio(error.columns, truth.columns, native.columns, moved.columns, luck[2])
         return Score(float(whole[0]), _largest(rows), _largest(columns))
 
     @staticmethod
@@ -89,6 +98,18 @@ class Score:
     def largest(self) -> float:
         """The score."""
         return max(self.whole, *(found[0] for found in (self.row, self.column) if found), 0.0)
+
+
+def _luck(truth: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The factor ``chance`` for the whole tensor, its rows and its columns."""
+    found = truth.carriers
+    if found is None:
+        return np.ones(1), np.ones(len(truth.rows)), np.ones(len(truth.columns))
+    whole, rows, columns = (
+        np.sqrt(1 + _DEVIATIONS * np.sqrt(_UNIFORM / count))
+        for count in (np.array([found.whole]), found.rows, found.columns)
+    )
+    return whole, rows[: len(truth.rows)], columns[: len(truth.columns)]
 
 
 def nothing() -> Spread:

@@ -16,7 +16,7 @@ import numpy as np
 
 from firstdiff.diff.align import Pair
 from firstdiff.diff.compare import Comparison
-from firstdiff.diff.faults import Fault, find_faults
+from firstdiff.diff.faults import Fault, beyond_doubt, find_faults
 from firstdiff.diff.floor import Floors
 from firstdiff.diff.healing import mark_duplicates
 from firstdiff.diff.judge import Verdict, dtype_note, grade_of
@@ -29,6 +29,7 @@ from firstdiff.traces.part import on, origin
 from firstdiff.traces.spread import spreads
 
 if TYPE_CHECKING:
+    from firstdiff.diff.explain import Suspicion
     from firstdiff.diff.local import FloorOf, Score
     from firstdiff.diff.planting import Direction, Planting, Tap
     from firstdiff.traces import Trace
@@ -78,9 +79,10 @@ class Replay:
     rows: tuple[ReplayRow, ...]
     """Every judged tap, in the reference's order."""
     faults: tuple[Fault, ...]
-    """Every fault beyond doubt (score 8 and above, or an exact difference), independent of each other."""
+    """Every fault beyond doubt (score 8 and above, or an exact difference), independent of each other; the same
+    place of another layer is one from 3 on."""
     suspects: tuple[Fault, ...] = ()
-    """Places with a score from 3 to 8."""
+    """Other places with a score from 3 to 8."""
     without_effect: tuple[Fault, ...] = ()
     """Places that differ and heal: nothing that follows depends on it."""
     unjudged: tuple[tuple[str, str], ...] = ()
@@ -89,6 +91,8 @@ class Replay:
     """What it cost."""
     notes: tuple[str, ...] = ()
     """Sentences for people."""
+    suspicions: tuple[Suspicion, ...] = ()
+    """Agreeing taps of narrow runs whose error has the pattern of a known mistake: a reason to repeat in float32."""
 
     @property
     def exit_code(self) -> int:
@@ -175,13 +179,14 @@ def _within(path: str, module: str) -> bool:
 
 
 def faults_of(rows: Sequence[ReplayRow]) -> tuple[list[Fault], list[Fault], list[Fault]]:
-    """(faults, suspects, differences without effect) among ``rows``."""
+    """(faults, suspects, differences without effect) among ``rows``, each in the reference's order."""
     found = find_faults([r.row for r in rows])
     healed = {r.row.activation.order for r in rows if r.row.healed}
     real = [f for f in found if f.finding.order not in healed]
+    certain = beyond_doubt(real)
     return (
-        [f for f in real if f.grade == "FAIL"],
-        [f for f in real if f.grade == "WARN"],
+        certain,
+        [f for f in real if f not in certain],
         [f for f in found if f.finding.order in healed],
     )
 

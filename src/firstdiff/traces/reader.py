@@ -49,6 +49,7 @@ class Trace:
         self.complete: bool = contents.complete
         self._file = file
         self._contents = contents
+        self._added: dict[str, np.ndarray] = {}
 
     def __enter__(self) -> Trace:
         return self
@@ -92,7 +93,7 @@ class Trace:
     @cached_property
     def tables(self) -> tuple[str, ...]:
         """Names of the tables, sorted."""
-        return tuple(sorted(self._table_places))
+        return tuple(sorted({*self._table_places, *self._added}))
 
     def find(self, glob: str) -> tuple[Activation, ...]:
         """The activations of all levels whose module path matches ``glob`` (`*.self_attn.*`), in execution order."""
@@ -144,8 +145,19 @@ class Trace:
 
     def table(self, name: str) -> np.ndarray | None:
         """The rows of a table, read-only, or None when there is none of that name."""
+        if name in self._added:
+            return self._added[name]
         place = self._table_places.get(name)
         return self._file.array(place.address, place.dtype, (place.rows,)) if place else None
+
+    def with_tables(self, tables: dict[str, np.ndarray], header: Header) -> Trace:
+        """The same trace with ``tables`` that were measured since, and a ``header`` that says so.
+
+        Its file stays as it is, and both are that one open file: to close either closes the other.
+        """
+        other = Trace(self._file, self._contents)
+        other.header, other._added = header, {**self._added, **tables}
+        return other
 
     @cached_property
     def _input_places(self) -> dict[str, Activation]:

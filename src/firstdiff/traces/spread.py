@@ -7,7 +7,7 @@ cut a tensor the same way: a row is a place along every axis but the last, a col
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class Spread:
     """float64[rows], 0 where nothing counts; empty when the tensor has no rows of `SMALLEST_GROUP` elements."""
     columns: np.ndarray
     """float64[columns], likewise."""
+    carriers: Carriers | None = None
+    """How many elements carry it; None where that was not asked."""
 
     @property
     def whole(self) -> Spread:
@@ -52,16 +54,30 @@ class Spread:
         return Spread(self.rms, self.count, _NONE, _NONE)
 
 
+@dataclass(frozen=True)
+class Carriers:
+    """(sum of y^2)^2 / sum of y^4: how many elements of equal size would carry as much. Where one is far larger than
+    the others it is about 1, and the root mean square of what rounding does to them is that one's luck.
+    """
+
+    whole: float
+    """Over the whole tensor; infinite where all is zero."""
+    rows: np.ndarray
+    """float64[rows], as in `Spread`."""
+    columns: np.ndarray
+    """float64[columns], as in `Spread`."""
+
+
 def spreads(
     value: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None
 ) -> tuple[Spread, Spread]:
-    """The spreads of ``value - truth`` and of ``truth``, two arrays of one shape, in float64.
+    """The spreads of ``value - truth`` and of ``truth`` (with its carriers), two arrays of one shape, in float64.
 
     ``valid`` is a bool array that broadcasts to the shape (`padding.valid_elements`), None for all. Elements
     that are not finite in ``value`` or fill a mask in ``truth`` do not count. Works in pieces of bounded size.
     """
     sums = _summed(value, truth, valid, 2)
-    return sums.spread(0), sums.spread(1)
+    return sums.spread(0), replace(sums.spread(1), carriers=sums.carriers())
 
 
 def error_spread(value: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> Spread:
@@ -91,11 +107,12 @@ def _summed(
 
 
 class _Sums:
-    """Sums of squares of the error (0) and the truth (1), by row and column."""
+    """Sums of squares of the error (0) and the truth (1), and of the truth's fourth powers, by row and column."""
 
     def __init__(self, rows: int, columns: int, quantities: int) -> None:
         self.rows, self.columns = np.zeros((quantities, rows)), np.zeros((quantities, columns))
         self.row_counts, self.column_counts = np.zeros(rows), np.zeros(columns)
+        self.row_fourths, self.column_fourths = np.zeros(rows), np.zeros(columns)
 
     def add(self, piece: slice, x: np.ndarray, y: np.ndarray, valid: np.ndarray | None) -> None:
         kind = np.complex128 if np.iscomplexobj(x) or np.iscomplexobj(y) else np.float64
@@ -115,6 +132,20 @@ class _Sums:
             squares = part * part if kind is np.float64 else np.abs(part) ** 2
             self.rows[number, piece] = squares.sum(1)
             self.columns[number] += squares.sum(0)
+            if number == 1:
+                squares *= squares
+                self.row_fourths[piece] = squares.sum(1)
+                self.column_fourths += squares.sum(0)
+
+    def carriers(self) -> Carriers:
+        """Of the truth."""
+        rows, columns = self.rows[1], self.columns[1]
+        whole = _carried(rows.sum(keepdims=True), self.row_fourths.sum(keepdims=True))
+        return Carriers(
+            float(whole[0]),
+            _carried(rows, self.row_fourths),
+            _carried(columns, self.column_fourths),
+        )
 
     def spread(self, number: int) -> Spread:
         count = int(self.row_counts.sum())
@@ -137,6 +168,12 @@ def _is_plain(numbers: np.ndarray) -> bool:
     if numbers.dtype.kind != "f" or not numbers.size:
         return False
     return bool(numbers.min() > -_FILL and numbers.max() < _FILL)
+
+
+def _carried(squares: np.ndarray, fourths: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = squares**2 / fourths
+    return np.asarray(np.where(fourths > 0, found, np.inf))
 
 
 def _root(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -72,16 +72,23 @@ def find_faint(
 
     ``padding`` is bool[batch, tokens], True at real tokens, or None.
     """
-    for row in _chosen(rows):
-        scene = Scene(reference, port, row, tuple(rows), padding)
-        if scene.target.shape and scene.valid.sum() >= LEAST and not _given_wrong(row, rows):
-            found = _best(scene)
+    for row in chosen(rows):
+        if not given_wrong(row, rows):
+            found = suspicion_at(Scene(reference, port, row, tuple(rows), padding))
             if found is not None:
-                return _suspicion(row, *found)
+                return found
     return None
 
 
-def _chosen(rows: Sequence[Row]) -> Iterator[Row]:
+def suspicion_at(scene: Scene) -> Suspicion | None:
+    """The mistake whose pattern the error of ``scene`` has; None for none."""
+    if not scene.target.shape or scene.valid.sum() < LEAST:
+        return None
+    found = _best(scene)
+    return None if found is None else _suspicion(scene.row, *found)
+
+
+def chosen(rows: Sequence[Row]) -> Iterator[Row]:
     """Rows that differ by rounding, made by themselves, of the first layers of each stack."""
     seen: Counter[tuple[str, str, str]] = Counter()
     for row in rows:
@@ -100,8 +107,8 @@ def _chosen(rows: Sequence[Row]) -> Iterator[Row]:
             yield row
 
 
-def _given_wrong(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether anything differs, healed or not, in the module around ``row`` before it: then no input is known."""
+def given_wrong(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether any of ``rows`` differs, healed or not, in the module around ``row`` before it: then no input is known."""
     region = row.key.path.rpartition(".")[0]
     return any(
         other.verdict.bad
