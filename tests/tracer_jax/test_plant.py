@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import firstdiff
+from firstdiff.tracer.jax import compat
+from firstdiff.tracer.jax.recording import Recording
+from firstdiff.tracer.selection import Selection
 from firstdiff.traces.errors import OptionError
 from firstdiff.traces.schema import Key
 
@@ -95,6 +98,101 @@ def test_every_layer_is_judged_on_planted_inputs(record, weights, x):
     forced = record(weights, scanned, {"x": x}, values=zeros)
     for i in range(1, 4):
         np.testing.assert_array_equal(forced.value(f"layers.{i}.h"), np.zeros((2, 16)))
+
+
+@pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.everything_saveable], ids=str)
+@pytest.mark.parametrize("mode", ["jit", "eager"])
+def test_one_layer_of_a_scan_under_remat(record, weights, x, policy, mode):
+    def call(model, x):
+        def body(c, w):
+            h = firstdiff.tap("layers.h", jnp.tanh(c @ w["up"]))
+            return firstdiff.tap("layers", c + h @ w["down"]), None
+
+        return jax.lax.scan(jax.checkpoint(body, policy=policy), x, model)[0]
+
+    planted = np.full((2, 16), 0.5, np.float32)
+    values = {output("layers.2.h"): planted}
+    recorded = record(weights, call, {"x": x}, values=values, mode=mode)
+    c = np.asarray(x)
+    for i in range(4):
+        own = np.tanh(c @ weights["up"][i])
+        np.testing.assert_allclose(recorded.value(f"layers.{i}.h"), own, rtol=2e-5, atol=1e-6)
+        c = c + (planted if i == 2 else own) @ weights["down"][i]
+        np.testing.assert_allclose(recorded.value(f"layers.{i}"), c, rtol=2e-5, atol=1e-5)
+
+
+def grid(model, x):
+    """A scan over two blocks of two layers, each a scan in which a map goes over the rows."""
+
+    def layer(c, w):
+        row = lambda r: firstdiff.tap("row", jnp.tanh(r @ w["up"]))
+        return firstdiff.tap("layer", c + jax.lax.map(row, c) @ w["down"]), None
+
+    def block(c, w):
+        return firstdiff.tap("block", jax.lax.scan(layer, c, w)[0]), None
+
+    halves = {name: w.reshape(2, 2, *w.shape[1:]) for name, w in model.items()}
+    return jax.lax.scan(block, x, halves)[0]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, jax.checkpoint, jax.jit], ids=["as is", "remat", "jit"]
+)
+@pytest.mark.parametrize("rows", [[(1, 0, 1)], [(0, 0, 0), (0, 1, 1), (1, 0, 1)]], ids=str)
+def test_iterations_of_nested_loops_are_planted_one_by_one(record, weights, x, wrap, rows):
+    free = record(weights, wrap(grid), {"x": x})
+    keys = [event.key for event in free.events if event.key.path.endswith("row")]
+    assert len(keys) == 8
+    planted = {place: np.full(16, 0.1 + sum(place), np.float32) for place in rows}
+    numbers = {place: place[0] * 4 + place[1] * 2 + place[2] for place in rows}
+    values = {keys[numbers[place]]: value for place, value in planted.items()}
+    recorded = record(weights, wrap(grid), {"x": x}, values=values)
+    assert set(recorded.capture.planted) == set(values)
+    c = np.asarray(x)
+    for layer in range(4):
+        own = np.tanh(c @ weights["up"][layer])
+        for row in range(2):
+            key = keys[layer * 2 + row]
+            found = recorded.value(key.path, call=key.call)
+            np.testing.assert_allclose(found, own[row], rtol=2e-5, atol=1e-6)
+        given = [planted.get((layer // 2, layer % 2, row), own[row]) for row in range(2)]
+        c = c + np.stack(given) @ weights["down"][layer]
+    np.testing.assert_allclose(recorded.value("", "output"), c, rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "call", [scanned, jax.checkpoint(scanned), jax.jit(scanned)], ids=["scan", "remat", "jit"]
+)
+def test_planting_one_layer_of_a_scan_takes_room_for_one_layer(weights, x, call):
+    """Neither what goes in nor anything in the program has a place for the other layers."""
+    selection, key = Selection(("layers.2",)), output("layers.1")
+    recording = Recording(
+        weights, call, lambda _event: None, selection, framework="linen",
+        values={key: np.ones((2, 8), np.float32)},
+    )  # fmt: skip
+    _program, (run,), put = recording._planting(recording._tracing.given({"x": x}))
+    (given,) = put.values()
+    assert given.values.shape == (1, 2, 8)
+    np.testing.assert_array_equal(given.rows, [-1, 0, -1, -1])
+    arguments = [*jax.tree_util.tree_leaves(weights), x]
+    traced = jax.make_jaxpr(run._execute)(arguments, put)
+    assert (4, 2, 8) not in set(shapes_in(traced.jaxpr))
+    stacked = {output(f"layers.{i}"): np.ones((2, 8), np.float32) for i in range(4)}
+    recording = Recording(
+        weights, call, lambda _event: None, selection, framework="linen", values=stacked
+    )
+    _program, (run,), put = recording._planting(recording._tracing.given({"x": x}))
+    traced = jax.make_jaxpr(run._execute)(arguments, put)
+    assert (4, 2, 8) in set(shapes_in(traced.jaxpr))
+
+
+def shapes_in(jaxpr):
+    """The shape of every variable in ``jaxpr``, at any depth."""
+    for var in (*jaxpr.invars, *(out for eqn in jaxpr.eqns for out in eqn.outvars)):
+        yield var.aval.shape
+    for eqn in jaxpr.eqns:
+        for inner in compat.jaxprs_of(eqn):
+            yield from shapes_in(inner)
 
 
 def test_vmap(record, x):

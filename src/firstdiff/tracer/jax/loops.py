@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from firstdiff.tracer.jax.plan import Address
 
 
-_Each: TypeAlias = tuple[list[Any], Put, Any, Any]
-"""What one iteration of a scan receives: slices, put values, its number, its row in the buffers."""
+_Each: TypeAlias = tuple[list[Any], dict["Address", Any], Any, Any]
+"""What one iteration of a scan receives: slices, which put values it gets, its number, its row in the buffers."""
 
 
 def scan_rule(
     walk: Walk, eqn: JaxprEqn, operands: list[Any], address: Address, put: Put
 ) -> tuple[list[Any], Taken]:
-    """Taken values are stacked over the iterations, put values are sliced.
+    """Taken values are stacked over the iterations, put values picked by iteration.
 
     Where a few iterations are wanted, their values ride in the carry, in a buffer of that many rows
     and one for all others: what is not wanted is not held.
@@ -34,11 +34,13 @@ def scan_rule(
     first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
     constants, carry, sliced = operands[:first], operands[first:second], operands[second:]
     kept, split = walk.kept.get(address), params["num_carry"]
+    put = below(put, address)
 
     def iterate(carry: list[Any], each: _Each) -> tuple[list[Any], Taken]:
         inner = replace(walk, trips=(*walk.trips, each[2])) if walk.send else walk
         arguments = [*constants, *carry, *each[0]]
-        return inner.closed(params["jaxpr"], arguments, (*address, 0), each[1])
+        now = {place: put[place].with_rows(rows) for place, rows in each[1].items()}
+        return inner.closed(params["jaxpr"], arguments, (*address, 0), now)
 
     def body(state: tuple[list[Any], Taken], each: _Each) -> tuple[tuple[list[Any], Taken], Any]:
         carry, buffers = state
@@ -49,7 +51,8 @@ def scan_rule(
         }
         return (results[:split], filled), (results[split:], taken)
 
-    each = (sliced, below(put, address), *_counters(walk, params["length"], kept))
+    rows = {place: given.rows for place, given in put.items()}
+    each = (sliced, rows, *_counters(walk, params["length"], kept))
     blank: Taken = {}
     if kept is not None:
         one = jax.eval_shape(lambda e: jax.tree_util.tree_map(lambda a: a[0], e), each)
@@ -67,8 +70,8 @@ def scan_rule(
         reverse=params["reverse"],
         unroll=params["unroll"],
     )
-    rows = {number: buffer[:-1] for number, buffer in buffers.items()}
-    return [*final, *stacked], {**taken, **rows}
+    chosen = {number: buffer[:-1] for number, buffer in buffers.items()}
+    return [*final, *stacked], {**taken, **chosen}
 
 
 def _counters(walk: Walk, length: int, kept: tuple[int, ...] | None) -> tuple[Any, Any]:
@@ -92,7 +95,7 @@ def while_rule(
     put = below(put, address)
 
     def iterate(carry: list[Any], trip: Any) -> tuple[list[Any], Taken]:
-        now = {place: _at_trip(value, trip) for place, value in put.items()}
+        now = {place: given.at_trip(trip) for place, given in put.items()}
         arguments = [*constants, *carry]
         inner = quiet if kept is None else _sending_first(walk, trip, kept)
         return inner.closed(params["body_jaxpr"], arguments, (*address, 0), now)
@@ -145,16 +148,3 @@ def _store(buffer: Any, value: Any, trip: Any, kept: int) -> Any:
     nothing."""
     stored = jax.lax.dynamic_update_index_in_dim(buffer, value, jnp.minimum(trip, kept - 1), 0)
     return jnp.where(trip < kept, stored, buffer)
-
-
-def _at_trip(replacement: tuple[Any, Any], trip: Any) -> tuple[Any, Any]:
-    """The value and mask of one iteration; iterations beyond the given ones keep their own
-    value."""
-    value, mask = replacement
-    last = value.shape[0] - 1
-    index = jnp.minimum(trip, last)
-    now = jax.lax.dynamic_index_in_dim(value, index, 0, keepdims=False)
-    given = trip <= last
-    if mask is not None:
-        given = given & jax.lax.dynamic_index_in_dim(mask, index, 0, keepdims=False)
-    return now, given

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from firstdiff.tracer.jax.replacement import Replacement
 from firstdiff.traces.errors import OptionError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Planting:
     """Values to put in, arranged by tap."""
 
     put: Put
-    """Stacked values and masks by address."""
+    """Values by address: those that are given, whatever the number of iterations."""
     cuts: dict[Address, Any]
     """How values at taps inside a `shard_map` are cut."""
     planted: tuple[Key, ...]
@@ -94,41 +95,43 @@ def _refusal(occurrence: Occurrence, max_iterations: int | None) -> str:
 
 def _arranged(
     group: Sequence[Occurrence], values: Mapping[Key, Any], max_iterations: int | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """One array with the leading axes of the tap, and a mask of the places given; None when that is
-    all."""
-    tap = group[0].tap
-    leading, shape = _leading(group[0], max_iterations), _shape(tap)
-    given = values[group[0].key]
-    first = given.value if isinstance(given, Prefix) else np.asarray(given)
-    array = np.zeros(leading + shape, first.dtype)
-    mask = np.zeros(leading, bool)
-    stacked = _stacked(tap)
-    for occurrence in group:
+) -> Replacement:
+    """The values given at one tap, and which iteration gets which."""
+    tap, (sizes, shards) = group[0].tap, _leading(group[0], max_iterations)
+    expected, rows = shards + _shape(tap), np.full(sizes, -1, np.int32)
+    array: np.ndarray | None = None
+    for row, occurrence in enumerate(group):
         given = values[occurrence.key]
-        left = iter(occurrence.place)
-        place = tuple(slice(None) if entry.shards else next(left) for entry in stacked)
-        expected = array[place].shape
         value = given.fitted(expected) if isinstance(given, Prefix) else np.asarray(given)
         if value.shape != expected:
-            key = occurrence.key
-            name = " ".join(filter(None, (key.path, key.site, key.leaf)))
             raise OptionError(
-                f"{name}: the value to plant is {value.shape}, the model's is {expected}; "
+                f"{_name(occurrence.key)}: the value to plant is {value.shape}, the model's is {expected}; "
                 "bring it into the model's layout first"
             )
-        array[place] = value
-        mask[place] = True
-    return tap.turned_back(array, len(leading)), None if mask.all() else mask
+        if array is None:
+            array = np.empty((len(group), *expected), value.dtype)
+        array[row] = value
+        rows[occurrence.place] = row
+    assert array is not None, "a group has a member"
+    return Replacement(tap.turned_back(array, 1 + len(shards)), rows if sizes else None)
 
 
-def _leading(occurrence: Occurrence, max_iterations: int | None) -> tuple[int, ...]:
+def _name(key: Key) -> str:
+    return " ".join(filter(None, (key.path, key.site, key.leaf)))
+
+
+def _leading(
+    occurrence: Occurrence, max_iterations: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of the loops around a tap, outermost first, and numbers of shards that its values are stacked of."""
     loops = iter(
         axis.size if axis.kind == "scan" else max_iterations or 1
         for axis in occurrence.axes
         if axis.kind in ("scan", "while")
     )
-    return tuple(entry.shards or next(loops) for entry in _stacked(occurrence.tap))
+    stacked = _stacked(occurrence.tap)
+    sizes = tuple(next(loops) for entry in stacked if not entry.shards)
+    return sizes, tuple(entry.shards for entry in stacked if entry.shards)
 
 
 def _stacked(tap: Tap) -> tuple[Stacked, ...]:

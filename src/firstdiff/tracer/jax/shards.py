@@ -35,7 +35,7 @@ def shard_map_rule(
     put = below(put, address)
 
     def body(arguments: list[Any], put: Put) -> tuple[list[Any], Taken]:
-        local = {place: _local(pair, walk.cuts.get(place)) for place, pair in put.items()}
+        local = {place: given.local(walk.cuts.get(place)) for place, given in put.items()}
         results, taken = walk.run(params["jaxpr"], (), arguments, (*address, 0), local)
         return results, {n: _stacked(value, axes[n], checked) for n, value in taken.items()}
 
@@ -44,7 +44,7 @@ def shard_map_rule(
         mesh=params["mesh"],
         in_specs=(
             list(params["in_specs"]),
-            {place: _specs(pair, walk.cuts.get(place)) for place, pair in put.items()},
+            {place: given.specs(walk.cuts.get(place)) for place, given in put.items()},
         ),
         out_specs=(
             list(params["out_specs"]),
@@ -72,24 +72,7 @@ def _stacked(value: Any, axes: tuple[str, ...], checked: bool) -> Any:
     return compat.to_varying(value[None], axes) if checked else value[None]
 
 
-def _specs(pair: tuple[Any, Any], cut: Any) -> tuple[Any, Any]:
-    """Partition specs of a put value and its mask; ``cut`` is a spec, a tuple of axes, or None for
-    the same everywhere."""
-    value = cut if isinstance(cut, Spec) else _spec(cut)
-    by_shard = isinstance(cut, tuple) and not isinstance(cut, Spec)
-    mask = _spec(cut if by_shard else ())
-    return value, None if pair[1] is None else mask
-
-
 def _spec(axes: tuple[str, ...] | None) -> Any:
     """The leading axis over ``axes``; the same everywhere for none."""
     spec: Any = Spec
     return spec(axes) if axes else spec()
-
-
-def _local(pair: tuple[Any, Any], cut: Any) -> tuple[Any, Any]:
-    """This shard's value and mask."""
-    if isinstance(cut, Spec) or not cut:
-        return pair
-    value, mask = pair
-    return value[0], None if mask is None else mask[0]

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from firstdiff.tracer.jax import compat
@@ -25,13 +23,12 @@ if TYPE_CHECKING:
     from jax.extend.core import ClosedJaxpr
 
     from firstdiff.tracer.jax.plan import Address, Slot
+    from firstdiff.tracer.jax.replacement import Replacement
 
 Taken: TypeAlias = dict[int, Any]
 """Values on their way out, by the number of their slot."""
-Put: TypeAlias = dict["Address", tuple[Any, Any]]
-"""Values on their way in: (array, mask or None) by the address of the tap. Where the mask is false
-the program's own
-value stays. Both have the leading axes of the loops that still enclose the tap."""
+Put: TypeAlias = dict["Address", "Replacement"]
+"""Values on their way in, by the address of the tap."""
 Send: TypeAlias = Callable[[int, tuple[Any, ...], Any], None]
 """Is given the number of a slot, the iterations of the scans around it, and the value; while
 tracing."""
@@ -130,7 +127,7 @@ class Walk:
     ) -> tuple[list[Any], Taken]:
         """Results of one equation, and what was taken inside it."""
         if eqn.primitive is tap_p:
-            return [planted(operands[0], put[address]) if address in put else operands[0]], {}
+            return [put[address].instead_of(operands[0]) if address in put else operands[0]], {}
         name = eqn.primitive.name
         rule = self.rules.get(name)
         if rule is not None and (self.inline or self.concerns(address, put)):
@@ -182,14 +179,6 @@ def _replace(atom: Any, value: Any, values: dict[Any, Any], own: dict[Any, Any])
 def below(put: Put, address: Address) -> Put:
     """Those of ``put`` that belong at or below ``address``."""
     return {place: value for place, value in put.items() if place[: len(address)] == address}
-
-
-def planted(own: Any, replacement: tuple[Any, Any]) -> Any:
-    """The replacement where its mask holds, ``own`` elsewhere; in the type of ``own``."""
-    value, mask = replacement
-    aval = jax.typeof(own)
-    value = compat.like(jnp.asarray(value).astype(aval.dtype), aval)
-    return value if mask is None else jnp.where(mask, value, own)
 
 
 def _last_uses(jaxpr: Jaxpr, kept: set[Any]) -> dict[int, list[Any]]:
