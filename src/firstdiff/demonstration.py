@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstdiff.checking import check
-from firstdiff.recording import Capture, record
+from firstdiff.recording import record
 from firstdiff.traces.errors import OptionError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from firstdiff.captured import Capture
     from firstdiff.diff import Diff
     from firstdiff.models.subject import Subject
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from firstdiff.decoders import JaxDecoding, decoding_call
 from firstdiff.feeding import fit_inputs
-from firstdiff.recorders import event_writer, functions_of
+from firstdiff.headers import functions_of
+from firstdiff.recorders import event_writer
 from firstdiff.recording import is_torch_module
 from firstdiff.traces import Header, TraceWriter
 from firstdiff.traces.errors import OptionError

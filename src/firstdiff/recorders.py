@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from firstdiff.decoders import JaxDecoding, decoding_call
 from firstdiff.decoding import described
+from firstdiff.headers import jax_header, torch_header
+from firstdiff.plan import Plan
 from firstdiff.traces import Header, TraceWriter, storage
 from firstdiff.traces.errors import OptionError, SubjectError
 from firstdiff.traces.schema import Key
 
 if TYPE_CHECKING:
-    from firstdiff.decoding import Decoding
     from firstdiff.inputs import Inputs
     from firstdiff.models.subject import Subject
     from firstdiff.tracer.events import Event, Sink
     from firstdiff.tracer.selection import Selection
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be recorded, and how."""
-
-    selection: Selection
-    """Which activations are kept."""
-    verify: bool = True
-    """Whether the output is compared with that of a plain run."""
-    mode: Literal["jit", "eager"] = "jit"
-    """`jit` or `eager`, for JAX."""
-    exact: bool = False
-    """Compile JAX without excess precision."""
-    stream: bool = False
-    """Write each value while the JAX model runs."""
-    passes: int = 1
-    """Run JAX that many times and record a slice each time."""
-    max_iterations: int | None = None
-    """Keep that many first iterations of JAX's while loops instead of the last one."""
-    floor: tuple[str, ...] | None = ()
-    """Dtypes whose noise floor is recorded; None means the model's own and bfloat16."""
-    digest: bool = False
-    """Whether elements are left out."""
-    decoding: Decoding | None = None
-    """How far to decode after the prompt; None records one forward pass."""
-    progress: Callable[[str], None] = lambda _message: None
-    """Is told what is going on."""
+    from firstdiff.tracer.torch import TorchCapture
 
 
 Recorder = Callable[["Subject", "Inputs", TraceWriter, Plan, Header], Header]
@@ -88,28 +60,34 @@ def record_torch(
         selection=plan.selection,
         verify=plan.verify,
     )
-    floors: dict[str, Any] = {}
-    notes: tuple[str, ...] = ()
-    wanted = (done.dtype, "bfloat16") if plan.floor is None else plan.floor
-    if wanted:
-        from firstdiff.tracer.floors import record_all_floors
-
-        floors, notes = record_all_floors(
-            subject.model,
-            subject.call,
-            tensors(),
-            writer=writer,
-            dtypes=tuple(dict.fromkeys(wanted)),
-            selection=plan.selection,
-            local=not plan.digest,
-            whole=plan.decoding is None,
-            forward=done.seconds,
-            progress=plan.progress,
-        )
-    made = _torch_header(header, subject, done)
+    floors, notes = _floors(subject, tensors(), writer, plan, done)
+    made = torch_header(header, subject, done)
     if decoder is not None and plan.decoding is not None:
         made = described(made, plan.decoding, decoder.fed)
     return replace(made, notes=(*made.notes, *notes), extra={**made.extra, "floors": floors})
+
+
+def _floors(
+    subject: Subject, inputs: dict[str, Any], writer: TraceWriter, plan: Plan, done: TorchCapture
+) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+    """The noise floors that ``plan`` asks for: what the header says of them, and notes."""
+    from firstdiff.tracer.floors import record_all_floors
+
+    wanted = (done.dtype, "bfloat16") if plan.floor is None else plan.floor
+    if not wanted:
+        return {}, ()
+    return record_all_floors(
+        subject.model,
+        subject.call,
+        inputs,
+        writer=writer,
+        dtypes=tuple(dict.fromkeys(wanted)),
+        selection=plan.selection,
+        local=not plan.digest,
+        whole=plan.decoding is None,
+        forward=done.seconds,
+        progress=plan.progress,
+    )
 
 
 def _refuse_jax_options(plan: Plan) -> None:
@@ -151,7 +129,7 @@ def torch_block(
         write(event)
 
     with recording(model, sink, selection) as recorder:
-        yield lambda: _torch_header(
+        yield lambda: torch_header(
             header, Subject(model=model, name=header.subject), describe(model, recorder)
         )
 
@@ -187,27 +165,17 @@ def record_jax(
     )
     if decoder is not None and plan.decoding is not None:
         header = described(header, plan.decoding, decoder.fed)
-        for path, value in decoder.contents() if plan.decoding.keep_cache else ():
-            stored, dtype = storage(value)
-            # As something received: what agrees here proves no other value harmless.
-            writer.write(Key(path, "input", "", "__call__"), stored, dtype=dtype)
-    return replace(
-        header,
-        framework="jax",
-        front_end=done.front_end,
-        mode=done.mode,
-        model=_model(subject, done.parameters),
-        dtype=done.dtype,
-        device=done.device,
-        versions=done.versions,
-        precision=done.precision,
-        output_check=done.output_check,
-        modules=tuple(done.modules),
-        aliases=dict(done.aliases),
-        never_fired=tuple(done.never_fired),
-        notes=(*header.notes, *done.notes),
-        extra={**header.extra, **functions_of(done)},
-    )
+        if plan.decoding.keep_cache:
+            _write_cache(writer, decoder)
+    return jax_header(header, subject, done)
+
+
+def _write_cache(writer: TraceWriter, decoder: JaxDecoding) -> None:
+    """The contents of the cache after the last step."""
+    for path, value in decoder.contents():
+        stored, dtype = storage(value)
+        # As something received: what agrees here proves no other value harmless.
+        writer.write(Key(path, "input", "", "__call__"), stored, dtype=dtype)
 
 
 def _require_recordable(subject: Subject, plan: Plan) -> None:
@@ -244,64 +212,3 @@ def event_writer(writer: TraceWriter) -> Sink:
         )
 
     return write
-
-
-def _torch_header(header: Header, subject: Subject, done: Any) -> Header:
-    from firstdiff.tracer.neutral import neutral_counts
-
-    return replace(
-        header,
-        framework="torch",
-        front_end="torch",
-        mode="eager",
-        model=_model(subject, done.parameters),
-        dtype=done.dtype,
-        device=done.device,
-        versions=done.versions,
-        precision=done.precision,
-        output_check=done.output_check,
-        modules=done.modules,
-        aliases=done.aliases,
-        never_fired=done.never_fired,
-        notes=(*header.notes, *done.notes),
-        extra={
-            **header.extra,
-            **functions_of(done),
-            "neutral": neutral_counts(subject.model),
-        },
-    )
-
-
-def functions_of(done: Any) -> dict[str, Any]:
-    """What `Header.extra` says of the functions that a capture below the level of modules saw."""
-    return {"functions": dict(done.functions)} if done.functions else {}
-
-
-def _model(subject: Subject, parameters: int) -> dict[str, Any]:
-    """What a header says of the model: class, type, configuration and its hash, number of parameters."""
-    config = plain(subject.config or _own_config(subject.model))
-    described: dict[str, Any] = {"class": type(subject.model).__name__, "parameters": parameters}
-    if config:
-        text = json.dumps(config, sort_keys=True)
-        described |= {"config": config, "config_hash": hashlib.sha256(text.encode()).hexdigest()}
-        if config.get("model_type"):
-            described["type"] = config["model_type"]
-    return described
-
-
-def _own_config(model: Any) -> Mapping[str, Any]:
-    """The configuration that a Hugging Face model carries."""
-    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
-    found = to_dict() if callable(to_dict) else {}
-    return found if isinstance(found, Mapping) else {}
-
-
-def plain(value: Any) -> Any:
-    """``value`` in plain JSON types; what has none becomes its text."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(item) for item in value]
-    return str(value)

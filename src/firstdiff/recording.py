@@ -6,63 +6,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
+from firstdiff.captured import Capture
 from firstdiff.decoding import Decoding, decoding_of
 from firstdiff.feeding import choose_inputs, fit_inputs, with_positions
-from firstdiff.kept_weights import keep_weights, kept
+from firstdiff.kept_weights import Kept, keep_weights, kept
 from firstdiff.models.loading import load_subject
 from firstdiff.models.subject import Subject
-from firstdiff.recorders import Plan, recorder_for
-from firstdiff.tracer.selection import Selection
-from firstdiff.traces import Header, TraceWriter, open_trace
-from firstdiff.traces.errors import CaptureError, OptionError
-from firstdiff.traces.schema import Level
+from firstdiff.plan import Plan, selection_of
+from firstdiff.recorders import recorder_for
+from firstdiff.traces import Header, open_trace
+from firstdiff.traces.errors import OptionError
+from firstdiff.writing import refuse_existing, writing
 
-
-@dataclass(frozen=True)
-class Capture:
-    """One finished capture."""
-
-    path: Path
-    """The trace."""
-    header: Header
-    """How it was made."""
-    activations: int
-    """Recorded activations."""
-    nbytes: int
-    """Size of the file in bytes."""
-    seconds: float
-    """Wall time, loading the model included."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, as plain JSON types."""
-        return {**asdict(self), "path": str(self.path)}
-
-    def lines(self) -> list[str]:
-        """What the command line prints."""
-        head = self.header
-        kind = head.model.get("type") or head.model.get("class") or head.subject
-        floors = ", ".join(head.extra.get("floors", {}))
-        held = f"{self.activations} activations" + (f" + noise floor ({floors})" if floors else "")
-        made = [
-            f"{self.path}  {kind}",
-            f"{head.framework} {head.dtype}",
-            head.mode,
-            held,
-            f"{self.nbytes / 1e6:.1f} MB",
-        ]
-        lines = [" · ".join(part for part in made if part)]
-        check = head.output_check
-        if check.get("checked") and check.get("bitwise"):
-            lines.append("tracing did not change the output")
-        if head.never_fired:
-            shown = ", ".join(head.never_fired[:5]) + (", ..." if len(head.never_fired) > 5 else "")
-            lines.append(f"{len(head.never_fired)} modules never ran: {shown}")
-        return lines + [f"note: {note}" for note in head.notes]
+if TYPE_CHECKING:
+    from firstdiff.inputs import Inputs
+    from firstdiff.traces.schema import Level
 
 
 def capture(subject: Any, output: Any, **options: Any) -> Any:
@@ -140,11 +103,9 @@ def record(
         CaptureError: ``output`` exists, nothing was recorded, out of disk, or interrupted.
     """
     began = time.monotonic()
-    _refuse_existing(Path(output), force)
+    refuse_existing(Path(output), force)
     plan = Plan(
-        selection=Selection(
-            tuple(select), _sites(inputs_only, outputs_only), _level(level), tuple(inside)
-        ),
+        selection=selection_of(select, inputs_only, outputs_only, level, inside),
         verify=verify,
         mode=mode,
         exact=exact,
@@ -158,21 +119,35 @@ def record(
     )
     progress("loading the model")
     given = as_subject(subject, dtype, framework, attn_implementation, trust_remote_code)
-    recorder = recorder_for(given)
     chosen = choose_inputs(given, inputs, prompt, prompt_file, input_ids)
     chosen, made = with_positions(given, chosen) if steps else (chosen, ())
-    fitted, notes = fit_inputs(given, chosen)
-    notes = (*made, *notes)
+    done = _written(given, chosen, output, plan, weights=kept(weights), force=force, notes=made)
+    return replace(done, seconds=time.monotonic() - began)
+
+
+def _written(
+    given: Subject,
+    inputs: Inputs,
+    output: str | Path,
+    plan: Plan,
+    *,
+    weights: Kept,
+    force: bool,
+    notes: tuple[str, ...],
+) -> Capture:
+    """Run ``given`` by ``plan`` on what it takes of ``inputs``, and write ``output``; the time is not taken."""
+    recorder = recorder_for(given)
+    fitted, dropped = fit_inputs(given, inputs)
     first = _header(given, plan)
-    with writing(output, first, digest=digest, force=force) as writer:
+    with writing(output, first, digest=plan.digest, force=force) as writer:
         for name, tensor in fitted.items():
             writer.write_input(name, tensor.value, dtype=tensor.dtype)
-        notes = (*notes, *keep_weights(given, writer, kept(weights), progress))
+        notes = (*notes, *dropped, *keep_weights(given, writer, weights, plan.progress))
         header = recorder(given, fitted, writer, plan, first)
-        progress("closing the trace")
+        plan.progress("closing the trace")
         header = replace(header, notes=(*header.notes, *notes))
         path = writer.finish(header)
-    return Capture(path, header, writer.count, path.stat().st_size, time.monotonic() - began)
+    return Capture(path, header, writer.count, path.stat().st_size, seconds=0.0)
 
 
 @contextmanager
@@ -185,13 +160,16 @@ def record_block(output: str | Path, model: Any, **options: Any) -> Iterator[Non
     from firstdiff.recorders import torch_block
 
     force, digest = options.pop("force", False), options.pop("digest", False)
-    sites = _sites(options.pop("inputs_only", False), options.pop("outputs_only", False))
     wanted = kept(options.pop("weights", None))
-    level = _level(options.pop("level", "module"))
-    selection = Selection(tuple(options.pop("select", ())), sites, level)
+    selection = selection_of(
+        options.pop("select", ()),
+        options.pop("inputs_only", False),
+        options.pop("outputs_only", False),
+        options.pop("level", "module"),
+    )
     if options:
         raise OptionError(f"capture: no option {', '.join(options)} when recording a block of code")
-    _refuse_existing(Path(output), force)
+    refuse_existing(Path(output), force)
     subject = Subject(model=model, name=type(model).__name__)
     first = _header(subject, Plan(selection=selection, digest=digest))
     with writing(output, first, digest=digest, force=force) as writer:
@@ -203,25 +181,6 @@ def record_block(output: str | Path, model: Any, **options: Any) -> Iterator[Non
             yield
         header = finished()
         writer.finish(replace(header, notes=(*header.notes, *notes)))
-
-
-@contextmanager
-def writing(
-    output: str | Path, header: Header, *, digest: bool, force: bool
-) -> Iterator[TraceWriter]:
-    """A writer; what stops it leaves the `.part` with everything committed, if anything was, and says so."""
-    writer = TraceWriter(output, header, digest_only=digest, overwrite=force)
-    try:
-        with writer:
-            yield writer
-    except BaseException as stop:
-        if writer.count == 0:  # nothing to keep: the next attempt finds its name free
-            writer.part.unlink(missing_ok=True)
-        if not isinstance(stop, KeyboardInterrupt) or writer.count == 0:
-            raise
-        raise CaptureError(
-            f"{output}.part: interrupted; what was recorded until then is kept: firstdiff recover {output}.part"
-        ) from stop
 
 
 def as_subject(
@@ -273,29 +232,6 @@ def _decoding(steps: int | Decoding, inputs: Any) -> Decoding | None:
             if "decoding" in trace.header.extra:
                 return decoding_of(trace, steps)
     return Decoding(steps) if steps else None
-
-
-def _sites(inputs_only: bool, outputs_only: bool) -> tuple[Any, ...]:
-    if inputs_only and outputs_only:
-        raise OptionError(
-            "--inputs-of and --outputs-only exclude each other; leave both out to record both"
-        )
-    return ("input",) if inputs_only else ("output",) if outputs_only else ("input", "output")
-
-
-def _level(name: str) -> Level:
-    if name not in get_args(Level):
-        raise OptionError(f"--level {name}: it is one of {', '.join(get_args(Level))}")
-    return cast("Level", name)
-
-
-def _refuse_existing(output: Path, force: bool) -> None:
-    if output.exists() and not force:
-        raise CaptureError(
-            f"{output}: exists already; choose another name or overwrite it with --force"
-        )
-    if not output.parent.exists():
-        raise CaptureError(f"{output}: there is no folder {output.parent}; make it first")
 
 
 def _header(subject: Subject, plan: Plan) -> Header:

@@ -14,8 +14,8 @@ import typer
 from firstdiff.cli.output import echo_json, progress
 
 if TYPE_CHECKING:
+    from firstdiff.captured import Capture
     from firstdiff.diff import Diff
-    from firstdiff.recording import Capture
 
 
 def demo(
