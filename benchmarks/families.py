@@ -14,12 +14,11 @@ import argparse
 import tempfile
 import warnings
 from collections import Counter
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from firstdiff.diff import diff
+from figures import misses, share
 from firstdiff.models.default_inputs import default_inputs
 from firstdiff.models.family_checkpoint import write_family
 from firstdiff.models.family_faults import FAMILY_FAULTS
@@ -27,7 +26,8 @@ from firstdiff.models.faults import find
 from firstdiff.models.loading import load_subject
 from firstdiff.models.ported import PORTED, subject
 from firstdiff.recording import record
-from verdict import Outcome, compile_once, misses, outcome, share
+from outcome import Outcome, outcome
+from seeded import compile_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -76,24 +76,9 @@ def outcomes(
         for fault in (None, *own) if own else ():
             reference = traces.reference(family, seed, dtype)
             port = traces.port(family, seed, dtype, fault)
-            yield audited(reference, port, outcome(reference, port, fault), fault)
+            yield outcome(reference, port, fault)
             if not keep:
                 port.unlink()
-
-
-def audited(reference: Path, port: Path, made: Outcome, fault: Fault | None) -> Outcome:
-    """``made``, with what the audit of the weights says where the explanation names nothing."""
-    if made.cause not in ("none", "hinted") or fault is None:
-        return made
-    told = diff(reference, port).cause
-    if not told.startswith("weights: "):
-        return made
-    about = fault.weights is not None or fault.name in CONVERSIONS
-    return replace(made, cause="audit" if about else "WRONG", words=told)
-
-
-CONVERSIONS = {"gpt2_qkv_order", "gpt2_qkv_by_head"}
-"""Functions that cut the checkpoint's weights."""
 
 
 def table(title: str, found: Iterable[Outcome]) -> list[str]:

@@ -24,7 +24,7 @@ from firstdiff.diff import diff
 from firstdiff.models import discriminating_inputs, qwen2, write_checkpoint
 from firstdiff.models.variants import VARIANTS
 from firstdiff.recording import record
-from verdict import compile_once
+from seeded import compile_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Calls chosen by where their result goes: the one that made what the port hands on, not just one that was given the same.
+"""Calls chosen by where their result goes: the one that made what the port hands on.
 
 A norm and three projections share an input; when the norm's result is wrong, nothing about it equals the reference's.
 But the reference hands that result to the attention, and so the port's norm is what made the attention's input.
