@@ -44,15 +44,10 @@ def record_all_floors(
     with ExitStack() as stack:
         own = stack.enter_context(open_trace(writer.part, partial=True)) if local else None
         others = [d for d in dict.fromkeys(dtypes) if not (whole and d == model_dtype(model))]
-        runs = [*others, "float64", *([*others, "float64", "float64"] if local else [])]
         stages = Stages(
-            runs,
-            job="noise floors",
-            forward=forward,
-            events=writer.count,
-            scratch=_scratch(own),
-            tell=progress,
-        )
+            _runs(others, local), job="noise floors", forward=forward,
+            events=writer.count, scratch=_scratch(own), tell=progress,
+        )  # fmt: skip
         stages.announce()
         found = LocalFloors()
         if own is not None:
@@ -66,11 +61,20 @@ def record_all_floors(
             model, call, inputs, writer=writer, dtypes=dtypes, selection=selection,
             own=own if whole else None, increments=found.increments, stages=stages,
         )  # fmt: skip
-    described = {
-        d: floors.get(d, {}) | ({"local": found.golden} if d in found.dtypes else {})
-        for d in {**floors, **dict.fromkeys(found.dtypes)}
-    }
-    return described, (*notes, *found.notes)
+    return _described(floors, found), (*notes, *found.notes)
+
+
+def _runs(dtypes: Sequence[str], local: bool) -> list[str]:
+    """The precisions of all passes: free ones in ``dtypes`` and float64, and for local floors the same and float64."""
+    return [*dtypes, "float64", *([*dtypes, "float64", "float64"] if local else [])]
+
+
+def _described(
+    floors: Mapping[str, dict[str, str]], found: LocalFloors
+) -> dict[str, dict[str, str]]:
+    """What the header says of each dtype's floors."""
+    local = {dtype: {"local": found.golden} for dtype in found.dtypes}
+    return {d: floors.get(d, {}) | local.get(d, {}) for d in {**floors, **local}}
 
 
 def _scratch(own: Trace | None) -> int:

@@ -39,38 +39,16 @@ def capture_jax(
     inputs are several steps; a function gives those of each step, from what the step before returned
     (None before the first), until it gives None.
 
-    ``mode`` "jit" compiles the whole call as one program; "eager" runs operation by operation.
-    ``exact`` forbids XLA to keep bfloat16 in float32 between operations. ``framework`` names the
-    front end, None finds it. ``module`` is a linen module whose children are listed too. ``verify``
-    runs once more without taps and compares the outputs. ``max_iterations`` records that many first
-    iterations of while loops instead of the last one. ``values`` are planted: the model goes on
-    with them in place of its own activations of those keys, each in the shape in which that
-    activation is recorded, while the events hold what the model computed itself.
-
-    Two ways bound the memory: ``stream`` sends every value while the model runs (one device; values
-    are then not outputs of the program but arguments of ordered callbacks), ``passes`` runs the
-    model that many times and takes a slice of the activations each time; the notes say when a value
-    or the output was another one in a later pass.
+    The options are the fields of `Recording`; ``values`` are planted in place of the model's own
+    activations, ``stream`` and ``passes`` bound the memory.
 
     Raises `SubjectError` when the user's code raises (chained), `CaptureError` when nothing was
     recorded, `OptionError` when an option is impossible here.
     """
-    chosen = selection or Selection()
     recording = Recording(
-        model,
-        call,
-        sink,
-        chosen,
-        mode,
-        exact,
-        framework,
-        module,
-        verify,
-        max_iterations,
-        values or {},
-        stream,
-        passes,
-    )
+        model, call, sink, selection or Selection(), mode, exact, framework, module, verify,
+        max_iterations, values or {}, stream, passes,
+    )  # fmt: skip
     feed = inputs if callable(inputs) else _one_by_one(inputs)
     given = feed(None)
     while given is not None:

@@ -41,18 +41,33 @@ class Recording:
     `finish`."""
 
     model: Any
+    """What holds the arrays: a module, or a parameter tree."""
     call: Callable[..., Any] | None
+    """Called as ``call(model, **inputs)``; None calls ``model(**inputs)``."""
     sink: Sink
+    """Is given every event."""
     selection: Selection = field(default_factory=Selection)
+    """Which activations are recorded."""
     mode: Mode = "jit"
+    """`jit` compiles the whole call as one program, `eager` runs operation by operation."""
     exact: bool = False
+    """Whether XLA may not keep bfloat16 in float32 between operations."""
     framework: str | None = None
+    """Name of the front end; None finds it."""
     module: Any = None
+    """A linen module whose children are listed too."""
     verify: bool = True
+    """Whether it is run once more without taps, and the outputs compared."""
     max_iterations: int | None = None
+    """Record that many first iterations of while loops instead of the last one."""
     values: Mapping[Key, Any] = field(default_factory=dict)
+    """Planted: the model goes on with them in place of its own activations of those keys, each in
+    the shape in which that activation is recorded; the events hold what the model computed."""
     stream: bool = False
+    """Send every value while the model runs, as arguments of ordered callbacks (one device)."""
     passes: int = 1
+    """Run that often and take a slice of the activations each time; a note says when a value or the
+    output was another one in a later pass."""
 
     def __post_init__(self) -> None:
         self._refuse_impossible()
