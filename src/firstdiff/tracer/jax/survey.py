@@ -8,7 +8,6 @@ module's output that is the next module's input is one variable, hence one slot.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
@@ -16,11 +15,11 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from firstdiff.tracer.jax import compat
 from firstdiff.tracer.jax.equations import equation_taps, is_transparent, place_inside
 from firstdiff.tracer.jax.hoisted import with_hoisted
+from firstdiff.tracer.jax.homes import Homes
 from firstdiff.tracer.jax.layered import combined, is_layered
 from firstdiff.tracer.jax.plan import (
     Address,
     Branches,
-    Carried,
     Node,
     Plan,
     Scan,
@@ -59,9 +58,8 @@ def survey(
     for number, var in enumerate(program.jaxpr.invars):
         root.origins[var] = "parameter" if number < parameters else "input"
     nodes = reader.read(program.jaxpr, root)
-    nodes = reader.moved_all(nodes)
     notes = tuple(dict.fromkeys(reader.notes))
-    return Plan(nodes, notes, frozenset(reader.facts), reader.carried_all())
+    return Plan(reader.homes.moved(nodes), notes, frozenset(reader.facts), reader.homes.carried())
 
 
 def has_taps(jaxpr: Jaxpr) -> bool:
@@ -87,8 +85,7 @@ class _Reader:
         self.equations = equations
         self.notes: list[str] = []
         self.facts: set[Slot] = set()
-        self.carried: dict[Slot, Carried] = {}
-        self.moves: dict[Slot, tuple[Slot, Any]] = {}
+        self.homes = Homes()
         self.made: set[Any] = set()
         self.specs: dict[tuple[Address, Any], Any] = {}
 
@@ -216,24 +213,9 @@ class _Reader:
         inner = self.enter(eqn, body, scope, (number, 0), eqn.invars, range(constants))
         inner.frames = (*scope.frames, Frame())
         nodes = self.read(body, inner)
-        self.carries(eqn, scope, inner)
+        self.homes.hand_on(eqn, scope, inner)
         address = (*scope.address, number)
         return Scan(address, params["length"], params["reverse"], layered, nodes)
-
-    def carries(self, eqn: JaxprEqn, scope: Scope, inner: Scope) -> None:
-        """Note where each carry of a scan comes from, so that it is not taken out a second time."""
-        params = eqn.params
-        first = params["num_consts"]
-        body = params["jaxpr"].jaxpr
-        for index in range(params["num_carry"]):
-            initial, result = eqn.invars[first + index], body.outvars[index]
-            if isinstance(initial, Literal) or isinstance(result, Literal):
-                continue
-            received, handed = inner.home(body.invars[first + index]), inner.home(result)
-            if received != handed:
-                self.carried[received] = Carried(
-                    scope.home(initial), handed, params["length"], params["reverse"]
-                )
 
     def loop(self, eqn: JaxprEqn, scope: Scope, number: int) -> While:
         params = eqn.params
@@ -276,35 +258,5 @@ class _Reader:
         for atom, out, spec in zip(body.outvars, eqn.outvars, params["out_specs"], strict=True):
             if isinstance(atom, Literal):
                 continue
-            home = inner.home(atom)
-            if home.scope[: len(inner.address)] == inner.address:
-                self.moves[home] = (scope.home(out), spec)
+            self.homes.move(inner.home(atom), inner.address, scope.home(out), spec)
         return Shards((*scope.address, number), nodes)
-
-    def moved_all(self, nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-        """``nodes``, where a result of a `shard_map` is at home outside it: there it is whole."""
-        return tuple(self.moved(node) for node in nodes)
-
-    def carried_all(self) -> dict[Slot, Carried]:
-        """Carries between final homes."""
-        return {
-            slot: replace(
-                carry, initial=self.final(carry.initial)[0], result=self.final(carry.result)[0]
-            )
-            for slot, carry in self.carried.items()
-        }
-
-    def final(self, slot: Slot) -> tuple[Slot, Any]:
-        """Outermost home of ``slot``, and how it is cut where that is outside a `shard_map`."""
-        spec = None
-        while slot in self.moves:
-            slot, spec = self.moves[slot]
-        return slot, spec
-
-    def moved(self, node: Node) -> Node:
-        if isinstance(node, Tap):
-            slot, spec = self.final(node.slot)
-            return replace(node, slot=slot, spec=node.spec if spec is None else spec)
-        if isinstance(node, Branches):
-            return replace(node, children=tuple(self.moved_all(b) for b in node.children))
-        return replace(node, children=self.moved_all(node.children))
