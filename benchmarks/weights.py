@@ -1,34 +1,28 @@
-"""The audit and the map, measured: right verdicts over every transform and damage, modules mapped, time and memory.
+"""The audit and the map, measured: right verdicts over every transform and damage, modules mapped. Minutes.
 
-    python benchmarks/weights.py figures [--family llama] [--seeds 2]     # the sweep: minutes
-    python benchmarks/weights.py cost --size 0.5B [--folder DIR]           # writes checkpoints of that size first
+    python benchmarks/weights.py [--family llama] [--seeds 2]
 
-Twins are ports made by rule (`models.twins`), damages are done to them (`models.damages`); values are random.
+Twins are ports made by rule (`models.twins`), damages are done to them (`models.damages`); values are random. What it
+costs is measured by `weights_cost.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from firstdiff.auditing import weights
 from firstdiff.diff.weights.audit import Audit, audit
 from firstdiff.diff.weights.mapbuilder import module_map
 from firstdiff.diff.weights.match import Side
 from firstdiff.diff.weights.modulemap import CERTAIN
 from firstdiff.diff.weights.table import parameter_tables, read_tables
-from firstdiff.models.checkpoint import write_checkpoint
 from firstdiff.models.damages import DAMAGES, Damage, damage
 from firstdiff.models.families import FAMILIES, Family, family
 from firstdiff.models.twins import Rules, Twin, parameters, port_modules, twin
@@ -232,88 +226,12 @@ def _reordered(modules: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return made
 
 
-def cost(size: str, folder: Path) -> list[dict[str, Any]]:
-    """Time and peak memory of the audit of two checkpoints on disk, each in a process of its own."""
-    for dtype in ("float32", "bfloat16"):
-        if not (folder / f"{size}-{dtype}").is_dir():
-            write_checkpoint(folder / f"{size}-{dtype}", config=size, dtype=dtype)
-    rows = []
-    for ours, theirs in (("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")):
-        command = [
-            sys.executable,
-            __file__,
-            "one",
-            str(folder / f"{size}-{ours}"),
-            str(folder / f"{size}-{theirs}"),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows.append({"size": size, "reference": ours, "port": theirs, **json.loads(done.stdout)})
-    return rows
-
-
-def one(reference: Path, port: Path) -> dict[str, Any]:
-    """CPU and wall seconds of reading both files once, then of auditing them; peak resident memory in MB."""
-    files = [folder / "model.safetensors" for folder in (reference, port)]
-    _read(files)  # both are in the page cache for both measurements
-    wall, cpu = time.perf_counter(), time.process_time()
-    _read(files)
-    reading = time.perf_counter() - wall, time.process_time() - cpu
-    weights(*_tiny())  # imports and the compiled kernel are loaded once, not per checkpoint
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = weights(reference, port)
-    took = time.perf_counter() - wall, time.process_time() - cpu
-    peak = next(
-        int(line.split()[1])
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if "VmHWM" in line
-    )
-    return {
-        "gigabytes": round(sum(f.stat().st_size for f in files) / 1e9, 2),
-        "read wall/cpu": [round(t, 2) for t in reading],
-        "audit wall/cpu": [round(t, 2) for t in took],
-        "cpu ratio": round(took[1] / reading[1], 1),
-        "peak MB": peak // 1024,
-        "right": f"{result.right}/{result.parameters}",
-        "load": Path("/proc/loadavg").read_text().split()[0],
-    }
-
-
-def _tiny() -> tuple[Any, Any]:
-    values = {"a.weight": np.random.default_rng(0).normal(size=(1024, 1100)).astype(np.float32)}
-    return parameters(values), parameters(values)
-
-
-def _read(files: list[Path]) -> None:
-    buffer = bytearray(1 << 24)
-    for file in files:
-        with file.open("rb", buffering=0) as handle:
-            while handle.readinto(buffer):
-                pass
-
-
 def main() -> None:
     """Print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    figures = commands.add_parser("figures")
-    figures.add_argument("--family", action="append", choices=FAMILIES)
-    figures.add_argument("--seeds", type=int, default=2)
-    costs = commands.add_parser("cost")
-    costs.add_argument("--size", action="append", default=None)
-    costs.add_argument("--folder", type=Path)
-    alone = commands.add_parser("one")
-    alone.add_argument("reference", type=Path)
-    alone.add_argument("port", type=Path)
+    parser.add_argument("--family", action="append", choices=FAMILIES)
+    parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
-    if options.command == "one":
-        print(json.dumps(one(options.reference, options.port)))
-        return
-    if options.command == "cost":
-        with tempfile.TemporaryDirectory() as scratch:
-            for size in options.size or ["0.5B"]:
-                for row in cost(size, options.folder or Path(scratch)):
-                    print(json.dumps(row), flush=True)
-        return
     families = options.family or list(FAMILIES)
     print(json.dumps({"clean": clean(families)}), flush=True)
     print(json.dumps({"clean, traces": clean_traces(families)}), flush=True)
