@@ -161,7 +161,7 @@ def catalogue(folder: Path, dtype: str, names: list[str], kinds: Sequence[str]) 
         for kind in kinds:
             side = port if kind == "port" else trace_of(port, reference, folder / "port.h5")
             with reading() as read:
-                found = bisect(reference, side, mode="eager")
+                found = bisect(reference, side, mode="eager", functions=False)
             told = tallies[kind].add(FAULTS[name], found, read)
             print(f"{dtype} {number} {name}, {kind}: {told}", file=sys.stderr, flush=True)
     for kind, tally in tallies.items():
@@ -217,7 +217,7 @@ def deep(folder: Path, blocks: int) -> None:
         size = len(trace.activations)
     for kind, side in (("port", port), ("traces", path)):
         with reading() as read:
-            result = bisect(reference, side)
+            result = bisect(reference, side, functions=False)
         first = result.first.name if result.first is not None else None
         print(
             f"{blocks} blocks, {size} activations, {kind}: {first}, {result.runs} runs, "

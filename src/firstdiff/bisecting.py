@@ -41,6 +41,7 @@ def bisect(
     mode: Literal["jit", "eager"] = "jit",
     exact: bool = False,
     framework: str | None = None,
+    functions: bool = True,
     on_step: Callable[[Step], None] = lambda _step: None,
     progress: Callable[[str], None] = lambda _message: None,
 ) -> Bisection:
@@ -56,6 +57,9 @@ def bisect(
         map: TOML file of module pairs.
         dtype: load the port's weights in this dtype.
         mode, exact, framework: as in `check`, for JAX.
+        functions: look inside the module that was found, for the function and the line: one more run of the port, and
+            one of the reference where its trace holds no functions and its model is a folder on this machine. Of two
+            traces, both must have been captured with `level="function"` or `"op"`.
         on_step: is told each question and its answer.
         progress: is told what is going on.
 
@@ -72,7 +76,7 @@ def bisect(
                     f"{port} is a trace: dtype and framework apply to a subject that is run"
                 )
             with open_trace(port) as theirs:
-                return _traces(ours, theirs, map, on_step)
+                return _traces(ours, theirs, map, on_step, functions)
         if all(a.place is None for a in ours.activations):
             raise OptionError(
                 f"{ours.path} holds digests only, so there is nothing to plant in the port; "
@@ -92,20 +96,28 @@ def bisect(
                 path_map=read_map(_path(map)),
                 matchers=_matchers(weighing),
             ).pairs
-            return SubjectBisection(ours, runs, listing, pairs, on_step, progress).search()
+            search = SubjectBisection(
+                ours, runs, listing, pairs, on_step, progress, weighing, functions
+            )
+            return search.search()
 
 
 def _traces(
-    ours: Trace, theirs: Trace, map: str | Path | None, on_step: Callable[[Step], None]
+    ours: Trace,
+    theirs: Trace,
+    map: str | Path | None,
+    on_step: Callable[[Step], None],
+    functions: bool,
 ) -> Bisection:
     check_inputs(ours, theirs)
+    weighing = weigh(ours, theirs)
     pairs = align(
         ours.activations,
         theirs.activations,
         path_map=read_map(_path(map)),
-        matchers=_matchers(weigh(ours, theirs)),
+        matchers=_matchers(weighing),
     ).pairs
-    return TraceBisection(ours, theirs, pairs, on_step).search()
+    return TraceBisection(ours, theirs, pairs, on_step, weighing, functions).search()
 
 
 def _matchers(weighing: Weighing | str | None) -> tuple[Matcher, ...]:

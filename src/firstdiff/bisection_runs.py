@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from firstdiff.bisection_inside import Spotted, look_inside, paths_of, wrong_weights
 from firstdiff.diff.bisection import Bisection, Step, last_fault, search_depth
 from firstdiff.diff.cut_judge import CutJudge, agree, first_fault, worst
 from firstdiff.diff.cut_values import CutValues
@@ -13,8 +14,8 @@ from firstdiff.diff.depth import cuts, region, required
 
 if TYPE_CHECKING:
     from firstdiff.diff.align import Pair
-    from firstdiff.diff.locate import Finding
     from firstdiff.diff.row import Row
+    from firstdiff.diff.weights.evidence import Weighing
     from firstdiff.partial_runs import PartialRuns
     from firstdiff.traces import Activation, Trace
 
@@ -30,8 +31,11 @@ class SubjectBisection:
         pairs: Sequence[Pair],
         on_step: Callable[[Step], None],
         progress: Callable[[str], None],
+        weighing: Weighing | str | None = None,
+        functions: bool = True,
     ) -> None:
         self._reference, self._runs, self._pairs = reference, runs, pairs
+        self._listing, self._weighing, self._functions = listing, weighing, functions
         self._on_step, self._progress = on_step, progress
         self._judge = CutJudge(reference, listing)
         found = cuts(reference.activations, pairs)
@@ -53,14 +57,16 @@ class SubjectBisection:
             self._notes.append(
                 f"{self._name(cut)} receives something else, which has no effect: it agrees again further on."
             )
-        finding, rows = self._inside(depth.good, depth.bad)
+        spotted = self._inside(depth.good, depth.bad)
+        finding = spotted.finding
         last = self._last(depth.good, depth.bad)
         block = self._judge.name(self._cuts[depth.good].block)
         words = finding.sentence if finding else f"between {block} and {self._name(depth.bad)}."
         beyond = "unknown" if last is None else "none" if last == depth.good else "faults"
         return self._result(
             finding=finding,
-            rows=rows,
+            rows=spotted.rows,
+            **self._below(spotted),
             block=block,
             last_block=None if last is None else self._judge.name(self._cuts[last].block),
             beyond=beyond,
@@ -88,7 +94,7 @@ class SubjectBisection:
                 answers.append(self._told(question, rows))
         return answers
 
-    def _inside(self, good: int, bad: int) -> tuple[Finding | None, tuple[Row, ...]]:
+    def _inside(self, good: int, bad: int) -> Spotted:
         """The first fault between two neighbouring cuts: the block goes on from the reference's values.
 
         Where what the layers receive alike (masks, rotary tables) differs too, a second run puts that right as well:
@@ -96,24 +102,19 @@ class SubjectBisection:
         """
         start, stop = self._cuts[good], self._cuts[bad]
         pairs = region(self._pairs, start, stop)
-        rows = self._block(good, pairs, "")
-        finding = first_fault(rows)
-        wrong = [row for row in rows if row.key in self._side_keys(good) and row.verdict.bad]
-        if not wrong:
-            return finding, rows
-        self._with_sides = True
+        found = self._block(good, pairs, "")
         sides = self._side_keys(good)
+        if not any(row.key in sides and row.verdict.bad for row in found.rows):
+            return found
+        self._with_sides = True
         rest = [pair for pair in pairs if pair.reference.key not in sides]
         again = self._block(good, rest, " and of what every layer receives alike")
-        inner = first_fault(again)
-        if inner is not None:
+        if again.finding is not None:
             self._with_sides = False
-            return inner, again
-        return self._sources(finding, rows)
+            return again
+        return self._sources() or found
 
-    def _sources(
-        self, finding: Finding | None, rows: tuple[Row, ...]
-    ) -> tuple[Finding | None, tuple[Row, ...]]:
+    def _sources(self) -> Spotted | None:
         """The first fault among what was computed before the first layer, where wrong side values come from."""
         first = self._values.first_layer
         pairs = region(self._pairs, self._cuts[0], self._cuts[first])
@@ -125,17 +126,31 @@ class SubjectBisection:
             above = self._judge.rows(every, trace)
         self._told("free run, what is made before the layers", above)
         found = first_fault(above)
-        return (found, above) if found is not None else (finding, rows)
+        return None if found is None else Spotted(found, above, trace.path)
 
-    def _block(self, number: int, pairs: Sequence[Pair], also: str) -> tuple[Row, ...]:
-        """Rows of one block that is given the reference's values."""
+    def _block(self, number: int, pairs: Sequence[Pair], also: str) -> Spotted:
+        """One block that is given the reference's values."""
         planted = self._values.at(number, sides=self._with_sides)
         with self._run(pairs, planted) as trace:
             rows = self._judge.rows(pairs, trace)
         name = self._name(number)
         inside = "the reference's values" + also if planted else "its own values"
         self._told(f"{name} on {inside}, everything in it", rows)
-        return rows
+        return Spotted(first_fault(rows), rows, trace.path)
+
+    def _below(self, spotted: Spotted) -> dict[str, Any]:
+        """What is wrong inside the module: its weights, or a function, which takes one more run."""
+        finding = spotted.finding
+        weights = wrong_weights(self._weighing, finding, spotted.rows)
+        if weights or finding is None or finding.where == "input" or not self._functions:
+            return {"weights": weights}
+        sides = paths_of(finding.region, self._pairs, self._reference, self._listing)
+        if not all(sides):
+            return {}
+        found = look_inside(
+            self._runs, self._reference, spotted, sides, spotted.trace.parent, self._progress
+        )
+        return {"called": found} if isinstance(found, str) else {"inside": found}
 
     def _last(self, good: int, bad: int) -> int | None:
         """The cut before the last fault; None where the reference's values could not be put in."""

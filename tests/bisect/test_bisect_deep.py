@@ -41,15 +41,15 @@ def test_one_wrong_block_is_found_in_log_n_runs(
     assert found.first.name == f"layers.{block}"
     assert found.depth == DEPTH
     assert (
-        found.runs <= 1 + 1 + ceil(log2(DEPTH)) + 3
-    )  # listing, result, search, healed, block, planted
+        found.runs <= 1 + 1 + ceil(log2(DEPTH)) + 4
+    )  # listing, result, search, healed, block, planted, inside
     assert found.compared < 30
 
 
 def test_the_first_and_the_last_of_several_faults(deep: Make, deep_reference: Path) -> None:
     found = firstdiff.bisect(deep_reference, deep(wrong={5: 1.01, 9: 1.01, 17: 0.9}))
     assert (found.block, found.last_block, found.beyond) == ("layers.5", "layers.17", "faults")
-    assert found.runs <= 1 + 1 + 2 * ceil(log2(DEPTH)) + 3
+    assert found.runs <= 1 + 1 + 2 * ceil(log2(DEPTH)) + 4
     assert any(step.meaning == "all faults lie before layers.18" for step in found.steps)
 
 

@@ -25,6 +25,13 @@ def bisect(
     eager: options.Eager = False,
     exact: options.Exact = False,
     framework: options.Framework = None,
+    functions: Annotated[
+        bool,
+        typer.Option(
+            "--functions/--no-functions",
+            help="Look inside the module that is found, for the function and the line.",
+        ),
+    ] = True,
     json: options.Json = False,
 ) -> None:
     """Find the first fault in O(log n) runs.
@@ -43,6 +50,7 @@ def bisect(
             mode="eager" if eager else "jit",
             exact=exact,
             framework=framework,
+            functions=functions,
             on_step=lambda found: None if json else typer.echo(step_line(found)),
             progress=step,
         )

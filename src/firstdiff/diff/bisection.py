@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from firstdiff.diff.inside.answer import Zoom
     from firstdiff.diff.locate import Finding
     from firstdiff.diff.row import Row
 
@@ -68,6 +69,12 @@ class Bisection:
     """False when an early divergence healed, so that a binary search alone would have been misled."""
     summary: str = ""
     """The answer in one sentence."""
+    weights: str = ""
+    """What is wrong with the weights of the module that was found; empty where they are right, or unknown."""
+    inside: Zoom | None = None
+    """The function that is wrong, on both sides; None where nothing looked inside the module."""
+    called: str = ""
+    """Where the reference's functions are not known: those of the port that make the first wrong value."""
     notes: tuple[str, ...] = ()
     """Sentences for people."""
 
@@ -84,11 +91,29 @@ class Bisection:
         order = self.finding.order
         return next(row for row in self.rows if row.activation.order == order)
 
+    @property
+    def port_line(self) -> str:
+        """Where in the port the first wrong value is: `result of mlp.down_proj (Dense), called at port.py:74`."""
+        row = self.first
+        if row is None or row.pair is None:
+            return ""
+        port = row.pair.port
+        kind = f" ({port.class_name})" if port.class_name else ""
+        module = f"{port.key.path or 'the model'}{kind}"
+        line = port.source.replace("\\", "/").rpartition("/")[2]
+        if port.key.site == "input":
+            return f"handed to {module}" + (f" at {line}" if line else "")
+        return f"result of {module}" + (f", called at {line}" if line else "")
+
     def as_dict(self) -> dict[str, Any]:
         """Everything in plain JSON types."""
         from firstdiff.diff.report.json import plain
 
-        found: dict[str, Any] = {"exit_code": self.exit_code, **plain(self)}
+        found: dict[str, Any] = {
+            "exit_code": self.exit_code,
+            "port_line": self.port_line,
+            **plain(self),
+        }
         return found
 
 

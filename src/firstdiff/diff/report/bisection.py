@@ -22,9 +22,19 @@ def step_line(step: Step) -> str:
 def closing_lines(result: Bisection) -> list[str]:
     """What a bisection found, what it took, and what it could not tell."""
     ran = f"{result.runs} runs" if result.runs else "two traces"
-    lines = [result.summary, *_beyond(result)]
+    lines = [result.summary, *_place(result), *_beyond(result)]
     lines.append(f"{ran}, {result.depth} places to cut, {result.compared} activations compared.")
     return [*lines, *(f"Note: {note}" for note in result.notes)]
+
+
+def _place(result: Bisection) -> list[str]:
+    """Module, function and line, as far as they are known."""
+    lines = [f"In the port: {result.port_line}."] if result.port_line else []
+    if result.weights:
+        lines.append(f"Weights: {result.weights}.")
+    if result.inside is not None and result.inside.spots:
+        lines.append(f"Function: {result.inside.summary}")
+    return [*lines, *([result.called] if result.called else [])]
 
 
 def _beyond(result: Bisection) -> list[str]:
