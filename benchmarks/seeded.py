@@ -111,7 +111,11 @@ class Traces:
                     w.write_input(name, trace.input(name), dtype=given.dtype)
                 for activation in trace.activations:
                     w.write_digest(activation)
-                for name in (n for n in trace.tables if n.startswith("floor/free/")):
+                for name, kept in trace.parameters.items():
+                    w.write_parameter(name, trace.stored(kept), dtype=kept.dtype)
+                for name in (
+                    n for n in trace.tables if n.startswith(("floor/free/", "parameters/"))
+                ):
                     rows = trace.table(name)
                     assert rows is not None, "a table that is listed"
                     w.write_table(name, rows)

@@ -8,8 +8,9 @@ import pytest
 from firstdiff.diff.floor import Floors, coarser, run_dtype
 from firstdiff.diff.judge import grade_of, judge, judge_exact, judge_kinds, judge_shapes
 from firstdiff.diff.layout import identity
-from firstdiff.diff.masks import is_mask, truth
+from firstdiff.diff.masks import alike_by_digest, is_mask, truth
 from firstdiff.diff.measure import Measurement, Side, measure
+from firstdiff.traces.digest import digest
 from firstdiff.traces.schema import Activation, Digest, Key
 
 U32, U16 = 2.0**-24, 2.0**-8
@@ -183,6 +184,27 @@ def test_masks_of_every_kind_say_the_same(fill: float) -> None:
         read = truth(Side(form, str(form.dtype)))
         assert read is not None
         assert np.array_equal(read, seen)
+
+
+@pytest.mark.parametrize("fill", [-1e9, float(np.finfo(np.float32).min), -np.inf])
+def test_masks_are_compared_by_their_digests(fill: float) -> None:
+    """Whatever hides; with -inf only how many are hidden is known, for a sketch holds finite numbers."""
+    seen = np.tri(50, dtype=bool)
+
+    def mask(hidden: np.ndarray, by: float) -> Activation:
+        value = np.where(hidden, by, 0).astype(np.float32)
+        key = Key("m", "input", "attention_mask")
+        return Activation(0, key, "float32", value.shape, digest=digest(value, "float32"))
+
+    ours = mask(~seen, float(np.finfo(np.float32).min))
+    assert alike_by_digest(ours, mask(~seen, fill)) is True
+    assert alike_by_digest(ours, mask(~np.tri(50, k=1, dtype=bool), fill)) is False
+    moved = mask(seen & ~np.eye(50, dtype=bool), fill)
+    assert alike_by_digest(ours, moved) is (fill == -np.inf)
+    bias = -np.abs(np.arange(2500.0).reshape(50, 50)) * 1e3
+    assert alike_by_digest(ours, mask(~seen, 1.0)) is None
+    number = Activation(0, ours.key, "float32", (50, 50), digest=digest(bias, "float64"))
+    assert alike_by_digest(ours, number) is None
 
 
 def test_numbers_are_no_mask() -> None:

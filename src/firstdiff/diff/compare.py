@@ -15,7 +15,7 @@ from firstdiff.diff.judge import (
     judge_shapes,
 )
 from firstdiff.diff.layout import Layout, broadcast, candidates, identity, repeats
-from firstdiff.diff.masks import is_mask, truth
+from firstdiff.diff.masks import alike_by_digest, is_mask, truth
 from firstdiff.diff.measure import Measurement, Side, estimate, measure, measure_equal
 from firstdiff.diff.row import Row
 from firstdiff.diff.usual_layouts import preferred
@@ -173,6 +173,10 @@ class Comparison:
         if found is None:
             why = "no elements were kept, and no sketch"
             return Row(name, Verdict("not comparable", notes=(why,)), pair)
+        if is_mask(ours) and is_mask(theirs) and layout.kind != "broadcast":
+            alike = alike_by_digest(ours, theirs)
+            if alike is not None:
+                return _mask_row(name, pair, layout, found, alike=alike)
         if not unit_roundoff(ours.dtype) or not unit_roundoff(theirs.dtype):
             equal = found.error_l2 <= 1e-9 * max(found.reference_l2, 1.0)
             verdict = (
@@ -191,6 +195,15 @@ class Comparison:
             why = f"no elements were kept to choose among {ways} layouts, and statistics agree"
             return Row(name, Verdict("not comparable", notes=(why,)), pair)
         return Row(name, verdict, pair, layout=layout, measurement=found, floor=floor)
+
+
+def _mask_row(name: str, pair: Pair, layout: Layout, found: Measurement, *, alike: bool) -> Row:
+    """Two additive masks that hide alike by their digests, or not."""
+    if not alike:
+        verdict = Verdict("diverges", None, "FAIL", ("by digest",))
+        return Row(name, verdict, pair, layout=layout, measurement=found)
+    equal = replace(found, relative_l2=0.0, error_l2=0.0, unlike=0)
+    return Row(name, Verdict("agrees"), pair, layout=layout, measurement=equal)
 
 
 def _plain(pair: Pair) -> Layout | None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MASKED = -1e4
 """An additive mask is 0 where tokens are seen; at or below this (-1e9, finfo.min, -inf) they are not."""
 
+_EQUAL = 1e-3
+"""Distance of the sketches of two equal masks, for each hidden element: rounding of their sums alone."""
+
 
 def is_mask(activation: Activation) -> bool:
     """Whether ``activation`` can be a mask by its dtype, name and digest; its elements decide."""
@@ -45,6 +48,42 @@ def truth(side: Side) -> np.ndarray | None:
     if not unit_roundoff(side.dtype) or not _is_ones(flat, side.dtype):
         return seen.reshape(side.stored.shape)
     return ~seen.reshape(side.stored.shape)
+
+
+def alike_by_digest(one: Activation, other: Activation) -> bool | None:
+    """Whether two additive masks of one size hide alike, as far as digests tell; None when either is no such mask.
+
+    As many elements have to be hidden, and the same ones where both hide by a finite number: a sketch lacks -inf.
+    """
+    ours, theirs = _hidden(one), _hidden(other)
+    if ours is None or theirs is None:
+        return None
+    (count, sketch), (other_count, other_sketch) = ours, theirs
+    if round(count) != round(other_count):
+        return False
+    if sketch is None or other_sketch is None:
+        return True
+    distance = np.linalg.norm(sketch - other_sketch)
+    return bool(distance < _EQUAL * np.sqrt(max(count, 1.0)))
+
+
+def _hidden(activation: Activation) -> tuple[float, np.ndarray | None] | None:
+    """How many elements an additive mask hides, and the sketch of where: 1 for hidden, 0 for seen."""
+    digest = activation.digest
+    if digest is None or digest.nan or digest.posinf or digest.max != 0:
+        return None
+    if digest.min == 0:
+        return float(digest.neginf), None
+    squares = (digest.rms / digest.min) ** 2 * (digest.count - digest.neginf)
+    if (
+        digest.min > MASKED
+        or abs(digest.mean / digest.min * (digest.count - digest.neginf) - squares) > 0.5
+    ):
+        return None  # numbers of several sizes: a bias, no mask
+    sketch = (
+        None if digest.neginf or digest.sketch is None else np.asarray(digest.sketch) / digest.min
+    )
+    return digest.neginf + squares, sketch
 
 
 def _reading(dtype: str) -> Callable[[np.ndarray, np.ndarray], bool]:
