@@ -66,14 +66,14 @@ _CUT: dict[str, Any] = {"at": "input h.0.attn.c_proj", "module": "h.0.attn"}
 _seed(
     "gpt2_qkv_order",
     "c_attn is cut into key, query and value instead of query, key and value.",
-    cause="weights swapped",
+    cause="fused projection order",
     functions={"split_qkv": gpt2.split_qkv_rotated},
     **_CUT,
 )
 _seed(
     "gpt2_qkv_by_head",
     "c_attn is cut head by head, as GPT-NeoX stores it.",
-    cause="kernel rearranged",
+    cause="fused projection order",
     functions={"split_qkv": gpt2.split_qkv_by_head},
     **_CUT,
 )
@@ -137,8 +137,7 @@ _seed(
 _seed(
     "bert_gelu_tanh",
     "The activation is the tanh form of GELU, jax's default, instead of the exact one.",
-    at="input layer.0.output",
-    module="layer.0.intermediate.intermediate_act_fn",
+    at="layer.0.intermediate.intermediate_act_fn",
     cause="activation function",
     functions={"gelu": bert.gelu_tanh},
 )
@@ -201,7 +200,7 @@ _seed(
     "The image's channels come blue first instead of red first.",
     at="input embeddings.patch_embeddings.projection",
     module="embeddings.patch_embeddings",
-    cause="channel permutation",
+    cause="image layout",
     functions={"channels_last": vit.channels_reversed},
 )
 
@@ -239,7 +238,7 @@ _seed(
 
 # Mixtral ------------------------------------------------------------------------------------------------------
 
-_ROUTED: dict[str, Any] = {"at": "input layers.0.mlp.experts", "module": "layers.0.mlp.gate"}
+_ROUTED: dict[str, Any] = {"at": "layers.0.mlp.gate"}
 
 _seed(
     "mixtral_weights_not_renormalised",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from firstdiff.diff.explain.attention import Attention, Operands, attend
-from firstdiff.diff.explain.attention_changes import BASE, CHANGES, SCALE
+from firstdiff.diff.explain.attention_changes import BASE, CHANGES, CUT, SCALE
+from firstdiff.diff.explain.fused import CUTS, cut
 from firstdiff.diff.explain.hypothesis import Hypothesis
 from firstdiff.diff.explain.roles import latest, recorded_mask, roles, rotary_tables
 from firstdiff.diff.explain.rotary import BASES, measure_angles
@@ -40,26 +41,75 @@ def attention(scene: Scene) -> Iterator[Hypothesis]:
         spec = _recognise(scene, mine)
         if spec is not None:
             yield from _wrong(scene, theirs, spec)
+            yield from _other_cuts(scene, theirs, spec)
             return
 
 
 def _operands(scene: Scene) -> Iterator[tuple[Operands, Operands]]:
     """The operands as the reference recorded them and as the port had them, for each mask there may be."""
+    for ours, theirs, d in _projected(scene):
+        q, k, _ = ours
+        some = _queries(q.shape[0] * q.shape[-1] // d, q.shape[1], k.shape[1])
+        if some is not None and len(some) < min(LEAST_QUERIES, q.shape[1]):
+            return
+        masks, real = _masks(scene, q.shape[0], q.shape[1], k.shape[1])
+        tables = _tables(scene)
+        for mask in masks:
+            mine, given = (Operands(*side, d, mask, real, tables, some) for side in (ours, theirs))
+            yield mine, given
+
+
+Side = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Queries, keys and values."""
+
+
+def _projected(scene: Scene) -> Iterator[tuple[Side, Side, int]]:
+    """The reference's and the port's queries, keys and values, and head_dim; every cut of a fused projection."""
     found = _projections(scene)
-    if found is None:
-        return
-    (q, k, v), d = found
-    some = _queries(q.shape[0] * q.shape[-1] // d, q.shape[1], k.shape[1])
-    if some is not None and len(some) < min(LEAST_QUERIES, q.shape[1]):
-        return
-    masks, real = _masks(scene, q.shape[0], q.shape[1], k.shape[1])
-    tables = _tables(scene)
-    for mask in masks:
+    if found is not None:
+        activations, d = found
         ours, theirs = (
-            Operands(read(q), read(k), read(v), d, mask, real, tables, some)
+            (read(activations[0]), read(activations[1]), read(activations[2]))
             for read in (scene.recorded, scene.given)
         )
-        yield ours, theirs
+        yield ours, theirs, d
+        return
+    fused = _fused(scene)
+    if fused is not None:
+        activation, heads, groups, d = fused
+        for name in CUTS:
+            sides = [
+                cut(read(activation), name, heads, groups, d)
+                for read in (scene.recorded, scene.given)
+            ]
+            if sides[0] is not None and sides[1] is not None:
+                yield sides[0], sides[1], d
+
+
+def _fused(scene: Scene) -> tuple[Activation, int, int, int] | None:
+    """A projection that makes queries, keys and values, with heads, key-value heads and head_dim."""
+    activation = latest(scene, "attention.qkv")
+    heads = int(scene.config.get("num_attention_heads") or scene.config.get("n_head") or 0)
+    if activation is None or len(activation.shape) != 3 or not heads:
+        return None
+    groups = int(scene.config.get("num_key_value_heads") or heads)
+    d, rest = divmod(activation.shape[-1], heads + 2 * groups)
+    same = activation.shape[:2] == scene.target.shape[:2] and heads * d == scene.target.shape[-1]
+    return None if rest or not same else (activation, heads, groups, d)
+
+
+def _other_cuts(scene: Scene, given: Operands, right: Attention) -> Iterator[Hypothesis]:
+    """A fused projection cut in another way."""
+    fused = _fused(scene) if _projections(scene) is None else None
+    if fused is None:
+        return
+    activation, heads, groups, d = fused
+    null = attend(given, right)
+    for name in CUTS:
+        side = cut(scene.given(activation), name, heads, groups, d)
+        if side is not None and not all(map(np.array_equal, side, (given.q, given.k, given.v))):
+            value = attend(replace(given, q=side[0], k=side[1], v=side[2]), right)
+            yield Hypothesis(CUT, f"cutting the fused projection into {name}", value, null)
 
 
 def _projections(scene: Scene) -> tuple[tuple[Activation, Activation, Activation], int] | None:

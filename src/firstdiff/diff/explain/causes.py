@@ -5,8 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from firstdiff.diff.explain import attention_changes, embedding, linear, norms, rotary, signatures
+from firstdiff.diff.explain import (
+    attention_changes,
+    embedding,
+    experts,
+    images,
+    linear,
+    norms,
+    patches,
+    pooling,
+    rotary,
+    router,
+    signatures,
+    summands,
+)
 from firstdiff.diff.explain.activations import FUNCTIONS
+from firstdiff.diff.explain.fused import CUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,6 +83,10 @@ _TABLE = (
         "A head's channels lie side by side: [heads, head_dim], not [head_dim, heads].",
     ),
     ("keys and values exchanged", "Check the order of arguments."),
+    (
+        "fused projection order",
+        "Cut the fused projection as the checkpoint's family stores it: query, key, value, or head by head.",
+    ),
     ("norm epsilon", "Read the epsilon from the configuration, and add it to the variance."),
     (
         "norm scale convention",
@@ -106,6 +124,25 @@ _TABLE = (
     ),
     ("few channels", "A few rows of the kernel are damaged: compare the weights of this module."),
     ("token ids shifted", "Compare offsets of the vocabulary."),
+    (
+        "token types missing",
+        "Add the embedding of the token types, also where all of them are 0.",
+    ),
+    ("position embedding missing", "Add the learned positions."),
+    ("position embedding", "Keep the order of the learned positions when the table is loaded."),
+    ("patch order", "Number the patches row by row before they become tokens."),
+    (
+        "class token",
+        "Put the class token in front, with a position of its own, and load it.",
+    ),
+    ("pooled token", "Pool what the reference pools: the first token, the last real one, a mean."),
+    ("image layout", "Compare channels first or last, RGB or BGR, rows and columns."),
+    ("pixel range", "Scale pixels as the reference's processor does."),
+    (
+        "router weights",
+        "Compare softmax before or after the choice, whether the weights add up to one, and where they are used.",
+    ),
+    ("number of experts", "Read num_experts_per_tok from the configuration."),
     ("embedding scale", "Multiply the embedding as the reference does, in its dtype."),
     (
         "low precision",
@@ -142,6 +179,8 @@ _WITHOUT_ROWS = {
     "activation on the wrong branch": (
         "applying the function to the other operand of the product",
     ),
+    "fused projection order": tuple(f"cutting it into {name}" for name in CUTS),
+    "score cap": ("leaving out the soft cap on the logits, or another one",),
     "gate": ("other operands, and a sum, instead of the recorded product",),
     "residual connection": ("other operands, and other multiples, instead of the recorded sum",),
     "module skipped": ("passing on another recorded tensor",),
@@ -164,6 +203,11 @@ def tests_of(cause: str) -> tuple[str, ...]:
         *linear.CHANGES,
         *embedding.CHANGES,
         *signatures.CHANGES,
+        *(
+            change
+            for table in (summands, patches, pooling, images, router, experts)
+            for change in table.CHANGES
+        ),
     )
     rows = tuple(change.words for change in changes if change.cause == cause)
     return (*rows, *_WITHOUT_ROWS.get(cause, ()))

@@ -24,6 +24,9 @@ CHANGES = (
     Change("embedding scale", "multiplying the embedding by sqrt(hidden_size)"),
     Change("embedding scale", "dividing the embedding by sqrt(hidden_size)"),
     Change("embedding scale", "multiplying the embedding by sqrt(hidden_size) rounded to bfloat16"),
+    Change("embedding scale", "rounding the embedding's factor sqrt(hidden_size) to bfloat16"),
+    Change("embedding scale", "not rounding the embedding's factor sqrt(hidden_size) to bfloat16"),
+    Change("embedding scale", "multiplying the embedding by hidden_size"),
 )
 """What is tried."""
 
@@ -45,7 +48,7 @@ def embedding(scene: Scene) -> Iterator[Hypothesis]:
             yield Hypothesis(change.cause, change.words, value, where=where)
     root = float(np.sqrt(rows.shape[-1]))
     narrow = float(round_to(np.array(root), "bfloat16"))
-    factors = (root, 1 / root, narrow)
+    factors = (root, 1 / root, narrow, narrow / root, root / narrow, root**2)
     for factor, change in zip(factors, CHANGES[2:], strict=True):
         yield Hypothesis(change.cause, change.words, rows * factor)
 

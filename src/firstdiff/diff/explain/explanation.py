@@ -11,15 +11,21 @@ from firstdiff.diff.explain.activations import activations
 from firstdiff.diff.explain.attention_family import attention
 from firstdiff.diff.explain.embedding import embedding
 from firstdiff.diff.explain.exact import Exact, explain_exact
+from firstdiff.diff.explain.experts import experts
 from firstdiff.diff.explain.glue import glue
+from firstdiff.diff.explain.images import images
 from firstdiff.diff.explain.linear import linear
 from firstdiff.diff.explain.nonfinite import explain_nonfinite
 from firstdiff.diff.explain.norms import norms
+from firstdiff.diff.explain.patches import patches
+from firstdiff.diff.explain.pooling import pooling
 from firstdiff.diff.explain.precision import by_size, precision_class
 from firstdiff.diff.explain.rotary import rotary
+from firstdiff.diff.explain.router import router
 from firstdiff.diff.explain.scene import Scene
 from firstdiff.diff.explain.signatures import TIERS
 from firstdiff.diff.explain.structure import Structure, find_structure
+from firstdiff.diff.explain.summands import summands
 from firstdiff.diff.explain.trial import Trial, decide, hold
 from firstdiff.diff.explain.unrelated import unrelated
 from firstdiff.diff.locate import row_of
@@ -34,7 +40,10 @@ if TYPE_CHECKING:
     from firstdiff.diff.row import Row
     from firstdiff.traces import Trace
 
-FAMILIES: tuple[Family, ...] = (attention, norms, activations, rotary, linear, embedding, glue)
+FAMILIES: tuple[Family, ...] = (
+    *(attention, norms, activations, rotary, linear, embedding, glue, summands),
+    *(router, experts, pooling, images, patches),
+)
 """Hypotheses by kind of computation. One more is one more function here."""
 HINTS = 3
 """Hints given at most."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firstdiff.diff.explain.activations import FUNCTIONS
+from firstdiff.diff.explain.activations import FUNCTIONS, Function
 from firstdiff.diff.explain.hypothesis import Hypothesis
 from firstdiff.diff.explain.scene import Scene, is_float
+from firstdiff.diff.judge import WARN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 MOST = 14
 """Distinct tensors before the wrong one among which operands are searched."""
+FEW, ROUGHLY = 4096, 2.0**-10
+"""Elements at which a function is tried first, and the share of squares that it may miss there."""
+CAPS = (30.0, 50.0)
+"""Soft caps of published models (Gemma 2), beside the configured one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ def glue(scene: Scene) -> Iterator[Hypothesis]:
         if pair is not None:
             yield from make(found, *pair)
             return
+    yield from _functions(scene, found)
 
 
 def _is_leaf(scene: Scene) -> bool:
@@ -135,6 +141,47 @@ def _activated(found: list[Operand], right: Operand) -> Iterator[Hypothesis]:
                 words = f"applying {wrong} instead of {name}"
                 yield Hypothesis("activation function", words, function(x.value), right.value)
         return
+
+
+def _functions(scene: Scene, found: list[Operand]) -> Iterator[Hypothesis]:
+    """The reference's tensor is f(x) for a recorded x: functions that are modules on neither side, and soft caps."""
+    for x in found:
+        known = scene.recorded(x.activation)
+        misses = {name: scene.misses(f(known)) for name, f in _near(scene, known).items()}
+        name = min(misses, key=lambda name: misses[name], default=None)
+        if name is None or misses[name] >= WARN:
+            continue
+        null = _elementwise(scene)[name](x.value)
+        for wrong, function in _elementwise(scene).items():
+            if wrong != name:
+                cause = "score cap" if "cap" in f"{name} {wrong}" else "activation function"
+                words = f"applying {wrong} instead of {name}"
+                yield Hypothesis(cause, words, function(x.value), null)
+        return
+
+
+def _elementwise(scene: Scene) -> dict[str, Function]:
+    """Functions by name, with the soft caps of the configuration and others that are common."""
+    configured = scene.config.get("final_logit_softcapping"), scene.config.get("logit_cap")
+    caps = dict.fromkeys(float(cap) for cap in (*configured, *CAPS) if cap)
+    return FUNCTIONS | {f"a soft cap of {cap:g}": _cap(cap) for cap in caps}
+
+
+def _cap(cap: float) -> Function:
+    return lambda x: np.asarray(cap * np.tanh(x / cap))
+
+
+def _near(scene: Scene, x: np.ndarray) -> dict[str, Function]:
+    """Functions that roughly make the reference's tensor of ``x``, seen at a few elements: some are slow."""
+    step = max(1, x.size // FEW)
+    some, y = x.reshape(-1)[::step], scene.right.reshape(-1)[::step]
+    near = {}
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, function in _elementwise(scene).items():
+            left = np.nanmean((function(some) - y) ** 2)
+            if name != "no function" and left < ROUGHLY * np.nanmean(y**2):
+                near[name] = function
+    return near
 
 
 def _sums(found: list[Operand], stream: Operand, branch: Operand) -> Iterator[Hypothesis]:

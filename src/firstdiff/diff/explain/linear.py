@@ -7,6 +7,7 @@ With fewer tokens this family says nothing, and comparing the weights themselves
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -90,6 +91,7 @@ def linear(scene: Scene) -> Iterator[Hypothesis]:
     if len(given) != 1:
         return
     yield from _same_input(scene, given[0])
+    yield from _kept_bias(scene)
     layer = fit(scene, scene.target, given[0])
     if layer is None:
         return
@@ -112,6 +114,17 @@ def linear(scene: Scene) -> Iterator[Hypothesis]:
         yield Hypothesis("kernel transposed", CHANGES[3].words, x @ wrong + layer.bias, null, wide)
     yield from _others(scene, layer, x, rows, null)
     yield from _precision(layer, x, null, noise)
+
+
+def _kept_bias(scene: Scene) -> Iterator[Hypothesis]:
+    """The bias as the reference's trace keeps it: exact, and needing no tokens to infer it from."""
+    if not re.search("linear|dense|conv1d", scene.target.class_name, re.IGNORECASE):
+        return
+    bias = scene.parameter(f"{scene.target.key.path}.bias")
+    if bias is None or bias.shape != scene.target.shape[-1:] or not bias.any():
+        return
+    yield Hypothesis("bias missing", CHANGES[0].words, scene.right - bias)
+    yield Hypothesis("bias doubled", CHANGES[1].words, scene.right + bias)
 
 
 def _permuted_bias(

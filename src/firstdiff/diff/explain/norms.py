@@ -77,6 +77,11 @@ KINDS = (
     Change(
         "RMS norm for layer norm", "leaving the mean in, as an RMS norm does", {"centred": False}
     ),
+    Change(
+        "RMS norm for layer norm",
+        "leaving the mean in and the bias out, as an RMS norm does",
+        {"centred": False, "shifted": False},
+    ),
 )
 """The other kind of norm."""
 SKIPPED = Change("module skipped", "passing the norm's input on unchanged")
@@ -91,7 +96,7 @@ def norms(scene: Scene) -> Iterator[Hypothesis]:
     right, scale, shift = found
     x = scene.given(scene.inputs()[0])
     null = apply(x, right, scale, shift)
-    for change in (*CHANGES, KINDS[int(right.centred)]):
+    for change in (*CHANGES, *(KINDS[1:] if right.centred else KINDS[:1])):
         wrong = replace(right, **change.settings)
         if wrong == right or (not wrong.shifted and not np.any(shift)):
             continue

@@ -148,7 +148,9 @@ class Scene:
 
     @cached_property
     def _by_order(self) -> dict[int, Row]:
-        return {r.activation.order: r for r in self.rows if r.pair is not None}
+        """Rows of whole activations: a part of one would be too small."""
+        whole = (r for r in self.rows if r.pair is not None and r.pair.reference.part is None)
+        return {r.activation.order: r for r in whole}
 
     def before(self) -> Iterator[Activation]:
         """The reference's recorded activations before the tensor in the same step, the latest first."""
@@ -172,6 +174,11 @@ class Scene:
             if a.key.site == "input" and (a.key.path, a.key.method, a.key.call, a.key.step) == call
             and is_float(a) and a.place is not None
         ]  # fmt: skip
+
+    def parameter(self, name: str) -> np.ndarray | None:
+        """The reference's parameter ``name``, float64; None where its trace does not keep it."""
+        kept = self.reference.parameters.get(name)
+        return None if kept is None else np.asarray(self.reference.values(kept), np.float64)
 
     def visible(self, activation: Activation) -> np.ndarray | None:
         """The mask ``activation`` as bool, True where tokens are seen; None when it is no mask."""
