@@ -138,7 +138,7 @@ def reference_of(folder: Path, dtype: str) -> tuple[Path, Path]:
     reference = folder / f"reference-{dtype}.h5"
     record(
         as_subject(f"hf:{checkpoint}", dtype), reference, inputs=discriminating_inputs(),
-        floor=(dtype,),
+        floor=(dtype,), force=True,
     )  # fmt: skip
     return checkpoint, reference
 

@@ -35,7 +35,7 @@ def test_a_seeded_fault_is_placed(name: str, checkpoint: Path, reference: Path) 
     found = firstdiff.bisect(reference, port, mode="eager")
     assert is_at(found, name), found.summary
     assert found.exit_code == 1
-    assert found.runs <= 9
+    assert found.runs <= 10  # the last of them inside the module
     assert found.last_block is not None
 
 
