@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.decoding import decoding_of
+from firstdiff.divergence_zoom import with_zoom
 from firstdiff.inputs import trace_inputs
 from firstdiff.kept_weights import own_parameters
 from firstdiff.recording import as_subject, capture
@@ -29,6 +30,7 @@ def check(
     map: str | Path | None = None,
     steps: int | None = None,
     replay: bool = True,
+    zoom: bool = True,
     progress: Callable[[str], None] = lambda _message: None,
     **options: Any,
 ) -> Diff:
@@ -36,7 +38,8 @@ def check(
 
     ``output`` keeps the port's trace; without it the trace lies in a temporary folder and is removed.
     After a divergence the port is run once more with the reference's values planted, unless ``replay`` is false,
-    and what else is wrong is said in `Diff.other_faults`.
+    and what else is wrong is said in `Diff.other_faults`. Where the reference's trace holds functions (`level`), one
+    more such run looks into the module of the divergence, unless ``zoom`` is false: `Diff.zoom` names the function.
     The weights are compared first: `Diff.audit`. Wrong ones are named as the cause where they explain the divergence.
     Where the reference decodes, the port does too, with the reference's tokens; ``steps`` takes the first ones, 0 none.
     ``options`` are those of `capture`: dtype, select, mode, exact, framework, verify, force.
@@ -69,9 +72,11 @@ def check(
         progress("comparing")
         result = diff(reference, path, map=map, parameters=own_parameters(as_subject(subject)))
         result = replace(result, next_step=zoom_command(result, reference, named))
+        modes = {name: options[name] for name in ("mode", "exact") if name in options}
+        if result.finding is not None and zoom:
+            result = with_zoom(result, reference, subject, path, progress=progress, **modes)
         if result.finding is None or not replay:
             return result
-        modes = {name: options[name] for name in ("mode", "exact") if name in options}
         return with_other_faults(result, reference, subject, path, progress=progress, **modes)
 
 

@@ -89,36 +89,6 @@ def zoom(
         return replace(result, reference=_title(reference), port=_title(port))
 
 
-def zoom_divergence(
-    result: Diff,
-    reference: str | Path,
-    subject: Any,
-    port: str | Path,
-    *,
-    mode: str = "jit",
-    exact: bool = False,
-) -> Zoom:
-    """`zoom` into the module of the first divergence, of a comparison that was made: one more run of the port.
-
-    ``result`` compares the trace ``reference``, which holds functions, with ``port``, that of ``subject``.
-    """
-    from firstdiff.diff.inside.place import paths_of
-    from firstdiff.diff.inside.zoomed import zoomed
-
-    assert result.finding is not None, "without a divergence there is nothing to look into"
-    name, rows = result.finding.region, [row for row in result.rows if row.key.step == 0]
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="firstdiff-")))
-        ours = stack.enter_context(open_trace(reference))
-        theirs = stack.enter_context(open_trace(port))
-        sides = paths_of(rows, name, ours, theirs)
-        own = stack.enter_context(
-            port_inside(as_subject(subject), rows, ours, theirs, sides[1], folder, mode, exact)
-        )
-        found = zoomed(name, sides, rows, ours, own)
-        return replace(found, reference=_title(reference), port=_title(subject))
-
-
 def _free(
     ours: Trace,
     subject: Subject,

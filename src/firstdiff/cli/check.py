@@ -51,6 +51,14 @@ def check(
         bool,
         typer.Option("--no-replay", help="Do not look for further faults after a divergence."),
     ] = False,
+    no_zoom: Annotated[
+        bool,
+        typer.Option(
+            "--no-zoom",
+            help="Do not look for the wrong function inside the module that diverges "
+            "(which takes a REF captured with --level function).",
+        ),
+    ] = False,
     parquet: options.Parquet = None,
     html: options.Html = None,
     all_rows: options.All = False,
@@ -83,6 +91,7 @@ def check(
             framework=framework,
             verify=not no_verify,
             replay=not (no_replay or git_bisect),
+            zoom=not (no_zoom or git_bisect),
             force=force,
             progress=step,
         )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.generation import Generation
     from firstdiff.diff.hidden import Hidden
     from firstdiff.diff.inputs import InputCheck
+    from firstdiff.diff.inside.answer import Zoom
     from firstdiff.diff.locate import Finding
     from firstdiff.diff.row import Row
     from firstdiff.diff.vacuity import Vacuity
@@ -37,6 +38,11 @@ class TraceSummary:
     """Dtypes for which it holds a free noise floor."""
     digest_only: bool = False
     """Whether it kept no elements."""
+
+    @property
+    def functions(self) -> bool:
+        """Whether functions were recorded too."""
+        return bool(self.header.selection.get("level", "module") != "module")
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,9 @@ class Diff:
     """The tokens that both would say; None where neither run decodes."""
     other_faults: str = ""
     """What a replay said about further faults, when there was one."""
+    zoom: Zoom | None = None
+    """The function that is wrong inside the module of the first divergence, where the reference's trace holds functions
+    (`capture --level function`) and one was looked for."""
     next_step: str = ""
     """The command that looks into the module of the first divergence, function by function; empty without one."""
 

@@ -83,6 +83,8 @@ class Zoom:
     """Every value inside the module, the reference's in its order, then the port's."""
     notes: tuple[str, ...] = ()
     """Sentences for people."""
+    seconds: float = 0.0
+    """Wall time that it took."""
 
     @property
     def exit_code(self) -> int:

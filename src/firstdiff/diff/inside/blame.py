@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.inside.calls import FunctionCall, walk
+from firstdiff.diff.inside.shapes import are_repeated, squeezed
 
 if TYPE_CHECKING:
     from firstdiff.diff.inside.values import Values
@@ -140,5 +141,5 @@ def _roles(call: FunctionCall, argument: Activation, place: int) -> list[Activat
     """The argument of a function of the same name that ``argument`` stands for: by name, else by place."""
     named = [a for a in call.tensors if a.key.leaf == argument.key.leaf]
     found = named or list(call.tensors[place : place + 1])
-    size = [n for n in argument.shape if n != 1]
-    return [a for a in found if [n for n in a.shape if n != 1] == size]
+    size = squeezed(argument.shape)
+    return [a for a in found if squeezed(a.shape) == size or are_repeated(a.shape, argument.shape)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from firstdiff.diff.inside.answer import InsideRow, SideName, Spot, Zoom, short
 from firstdiff.diff.inside.blame import Blame, Half, blame, counterpart
 from firstdiff.diff.inside.calls import FunctionCall, calls_of, walk
+from firstdiff.diff.inside.shapes import squeezed
 from firstdiff.diff.inside.values import Values
 from firstdiff.traces.schema import FUNCTION_MARK
 
@@ -64,9 +65,7 @@ def _half(side: SideName, scope: Scope, allowance: Allowance) -> Half:
 
 def _equal(ours: Half, theirs: Half, handed: Handed) -> bool:
     """Whether the two are equal in another shape or layout: heads split, a batch axis kept."""
-    same_shape = [n for n in handed.reference.shape if n != 1] == [
-        n for n in handed.port.shape if n != 1
-    ]
+    same_shape = squeezed(handed.reference.shape) == squeezed(handed.port.shape)
     if same_shape or handed.reference.place is None or handed.port.place is None:
         return False
     alone = Values("reference", ours.trace, (handed.reference,), ours.values.allowance)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from firstdiff.diff.inside.shapes import are_repeated, in_one_shape, squeezed
 from firstdiff.diff.masks import is_mask, truth
 from firstdiff.diff.measure import Side
 from firstdiff.diff.value_index import ValueIndex
@@ -76,13 +77,16 @@ class Values:
             return False
         pair = (self.trace, own), (trace, activation)
         (first, ours), (second, theirs) = pair if self.side == "reference" else pair[::-1]
-        if _squeezed(ours.shape) != _squeezed(theirs.shape):
+        numbers = in_one_shape(first.values(ours), second.values(theirs))
+        if numbers is None:
             return False
-        numbers = first.values(ours), second.values(theirs).reshape(ours.shape)
+        whole = ours.shape == numbers[0].shape
         if unit_roundoff(ours.dtype) == 0 or unit_roundoff(theirs.dtype) == 0:
-            return bool(np.array_equal(*numbers)) or self._alike_masks(trace, activation, own)
+            exact = bool(np.array_equal(*numbers))
+            return exact or (whole and self._alike_masks(trace, activation, own))
         if is_mask(ours) or any(map(_filled, numbers)):
-            return self._alike_masks(trace, activation, own) or self._alike_scores(ours, *numbers)
+            masks = whole and self._alike_masks(trace, activation, own)
+            return masks or self._alike_scores(ours, *numbers)
         return self.allowance.close(ours, *numbers)
 
     def _has(self, trace: Trace, activation: Activation) -> bool:
@@ -94,12 +98,16 @@ class Values:
                 if np.prod(own.shape) == numbers.size
             )
         found = self.index.equals(numbers, self.limit(activation)).matches
-        return any(self._is(match, trace, activation) for match in found)
+        return any(self._is(match, trace, activation) for match in found) or any(
+            self.same(trace, activation, own)
+            for own in self.activations
+            if are_repeated(own.shape, activation.shape)
+        )
 
     def _is(self, match: Match, trace: Trace, activation: Activation) -> bool:
         """Whether ``match`` is ``activation``: in order where the shapes are alike, else near enough."""
-        shape = _squeezed(activation.shape)
-        alike = [own for own in match.activations if _squeezed(own.shape) == shape]
+        shape = squeezed(activation.shape)
+        alike = [own for own in match.activations if squeezed(own.shape) == shape]
         if alike:
             return any(self.same(trace, activation, own) for own in alike)
         ours = match.activations if self.side == "reference" else (activation,)
@@ -125,10 +133,6 @@ class Values:
         left_out = hidden | other
         ours, theirs = (np.where(left_out, -np.inf, numbers) for numbers in (ours, theirs))
         return self.allowance.close(reference, ours, theirs)
-
-
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
 
 
 def _filled(numbers: np.ndarray) -> bool:

@@ -6,7 +6,11 @@ from math import isinf, isnan
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from firstdiff.diff.inside.answer import Zoom
     from firstdiff.diff.row import Row
+
+BY_ITSELF = "check says it by itself where the reference is captured with --level function."
+"""Beside the command that looks inside, where the reference's trace holds modules alone."""
 
 
 def index_text(index: tuple[int, ...]) -> str:
@@ -26,6 +30,11 @@ def score_text(score: float | None) -> str:
 def value_text(value: float) -> str:
     """A signed value with three digits: ``+0.112``, ``-3.2e-07``."""
     return f"{value:+.3g}"
+
+
+def zoom_sentence(found: Zoom) -> str:
+    """The function that is wrong, and how long the look into the module took."""
+    return f"Function by function ({found.seconds:.1f} s): {found.summary}"
 
 
 def part_text(row: Row) -> str:

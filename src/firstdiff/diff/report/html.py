@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 from firstdiff.diff.judge import FAIL, WARN
 from firstdiff.diff.report.format import (
+    BY_ITSELF,
     index_text,
     origin_texts,
     pair_text,
     part_text,
     score_text,
     value_text,
+    zoom_sentence,
 )
 from firstdiff.diff.report.headline import headlines
+from firstdiff.diff.report.zoom import zoom_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,13 +85,19 @@ def _paragraphs(result: Diff) -> Iterator[str]:
         yield f"<p><b>Likely cause:</b> {escape(result.cause)}</p>"
     elif result.explanation is not None:
         yield f"<p>{escape(result.explanation.sentence)}</p>"
+    if result.zoom is not None:
+        yield f"<p>{escape(zoom_sentence(result.zoom))}</p>"
+        yield from zoom_details(result.zoom)
     if result.generation is not None:
         yield f"<p>{escape(result.generation.sentence)}</p>"
     if result.other_faults:
         faults = escape(str(result.other_faults))
         yield f"<p><b>Other faults</b>, each judged on the reference's own inputs: {faults}</p>"
     if result.next_step:
-        yield f"<p>Function by function: <code>{escape(result.next_step)}</code></p>"
+        title = "Function by function" if result.zoom is None else "Every value of it"
+        yield f"<p>{title}: <code>{escape(result.next_step)}</code></p>"
+    if result.next_step and not result.reference.functions:
+        yield f"<p class=quiet>{escape(BY_ITSELF)}</p>"
     if finding is None and result.hidden is not None and result.hidden.sentence:
         yield f"<p class=warning>{escape(result.hidden.sentence)}</p>"
     if finding is not None and result.suspicion is not None:

@@ -18,12 +18,19 @@ SKIPPED = frozenset({"sketch", "place", "part"})
 
 def to_json(result: Diff) -> str:
     """``result`` as JSON with its `exit_code`; NaN and infinities become null."""
-    return dump({"exit_code": result.exit_code}, result)
+    found = plain(result)
+    if result.zoom is not None:
+        found["zoom"] = {"summary": result.zoom.summary, **found["zoom"]}
+    return _text({"exit_code": result.exit_code, **found})
 
 
 def dump(first: dict[str, Any], result: object) -> str:
     """``first`` and the fields of the dataclass ``result`` as one JSON object."""
-    return json.dumps({**first, **plain(result)}, indent=2, allow_nan=False, ensure_ascii=False)
+    return _text({**first, **plain(result)})
+
+
+def _text(found: dict[str, Any]) -> str:
+    return json.dumps(found, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from firstdiff.diff.report.format import (
+    BY_ITSELF,
     index_text,
     layout_text,
     origin_sentence,
@@ -17,6 +18,7 @@ from firstdiff.diff.report.format import (
     part_text,
     score_text,
     value_text,
+    zoom_sentence,
 )
 from firstdiff.diff.report.headline import headlines
 from firstdiff.diff.report.lines import Line, by_kind, lines, title
@@ -41,7 +43,7 @@ def print_diff(result: Diff, *, all_rows: bool = False, console: Console | None 
     for text in _rows(lines(result, all_rows=all_rows), out.width):
         out.print(text, soft_wrap=text.no_wrap)
     for paragraph in _paragraphs(result):
-        out.print(paragraph)
+        out.print(paragraph, soft_wrap=paragraph.no_wrap)
 
 
 def _headlines(result: Diff) -> Table:
@@ -161,6 +163,8 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
         yield Text(f"Likely cause: {result.cause}")
     elif result.explanation is not None:
         yield Text(f"Cause: {result.explanation.sentence}")
+    if result.zoom is not None:
+        yield Text(zoom_sentence(result.zoom))
     if result.generation is not None:
         yield Text(result.generation.sentence)
     yield from _without_effect(result)
@@ -170,7 +174,10 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
             f"Other faults, each judged on the reference's own inputs: {result.other_faults}"
         )
     if result.next_step:
-        yield Text(f"Function by function: {result.next_step}", no_wrap=True, overflow="ignore")
+        title = "Function by function" if result.zoom is None else "Every value of it"
+        yield Text(f"{title}: {result.next_step}", no_wrap=True, overflow="ignore")
+    if result.next_step and not result.reference.functions:
+        yield Text(BY_ITSELF, "dim")
     yield from (Text(f"Note: {note}", "dim") for note in result.notes)
 
 

@@ -92,6 +92,20 @@ def _page(result: Zoom) -> Iterator[str]:
     yield "<meta name=viewport content='width=device-width, initial-scale=1'>"
     yield f"<title>firstdiff zoom: {escape(result.module or 'the model')}</title><style>{_STYLE}</style>"
     yield f"<h1 class={state}>{escape(result.summary)}</h1><p>{escape(_headline(result))}</p>"
+    yield from _tables(result)
+    yield from (f"<p class=quiet>{escape(note)}.</p>" for note in result.notes)
+    yield "</html>"
+
+
+def zoom_details(result: Zoom) -> Iterator[str]:
+    """The values of both sides as HTML that opens on demand, for a page of another report."""
+    yield f"<details><summary>{escape(_headline(result))}</summary>"
+    yield from _tables(result)
+    yield from (f"<p class=quiet>{escape(note)}.</p>" for note in result.notes)
+    yield "</details>"
+
+
+def _tables(result: Zoom) -> Iterator[str]:
     for side in ("reference", "port"):
         yield f"<h2>{side}: {escape(getattr(result, side))}</h2>"
         yield "<table><thead><tr><th>function or operation<th>value<th>tensor<th>on the other side<th>where</thead>"
@@ -103,5 +117,3 @@ def _page(result: Zoom) -> Iterator[str]:
                     f"<tr class={kind}><td>{name}<td>{label}<td>{tensor}<td class=verdict>{mark}<td>{where}"
                 )
         yield "</table>"
-    yield from (f"<p class=quiet>{escape(note)}.</p>" for note in result.notes)
-    yield "</html>"
