@@ -2,12 +2,14 @@
 
     nice -n 10 python benchmarks/replay.py --dtypes float32 bfloat16 --pairs 100      # 25 minutes of CPU, one core
     nice -n 10 python benchmarks/replay.py --dtypes bfloat16 --pairs 0                # 6 minutes
+    nice -n 10 python benchmarks/replay.py --right-ports --checkpoints 0 1 2 3        # right ports alone, every variant
 
 A fault is placed when its activation is among the faults (score >= 8) and none before it, or among the
-suspects (3 to 8) when nothing is a fault. A harmless one is placed when it is reported without effect. A pair
-counts twice, once for each of its two faults being listed. A fault that is missed in a dtype is looked at again in a
-float32 run: where even there its error is below 3 of that dtype's local floor, it is smaller than what the dtype
-rounds away, and cannot be seen by anybody. Cost at size: benchmarks/replay_cost.py.
+suspects (3 to 8) when nothing is a fault, or among the suspicions (below the floor, by its pattern) when nothing
+is a suspect either; the latter two are counted apart. A harmless one is placed when it is reported without effect and
+nothing else is said. A pair counts twice, once for each of its two faults being listed. A fault that is missed in a
+dtype is looked at again in a float32 run: where even there its error is below 3 of that dtype's local floor, it is
+smaller than what the dtype rounds away. Cost at size: benchmarks/replay_cost.py.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ from firstdiff.diff.local import recorded_floors
 from firstdiff.models import qwen2
 from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
 from firstdiff.models.faults import FAULTS, Fault
+from firstdiff.models.variants import VARIANTS
 from firstdiff.recording import as_subject, record
 from firstdiff.replaying import Judged, replay_port, replay_reference
 from firstdiff.traces import open_trace
+from verdict import compile_once
 
 if TYPE_CHECKING:
     from firstdiff.diff.replayed import Replay
@@ -46,6 +50,8 @@ class Tally:
     """Named."""
     suspected: int = 0
     """Named, but only near the limit."""
+    patterned: int = 0
+    """Named as a suspicion below the floor."""
     total: int = 0
     """Runs."""
     missed: list[str] = field(default_factory=list)
@@ -57,42 +63,55 @@ class Tally:
         self.total += 1
         self.right += grade == "right"
         self.suspected += grade == "suspected"
-        if grade not in ("right", "suspected"):
+        self.patterned += grade == "suspicion"
+        if grade not in ("right", "suspected", "suspicion"):
             (self.missed if visible() else self.below).append(f"{name} ({grade})")
 
+    @property
+    def placed(self) -> int:
+        """How often it was named in any way."""
+        return self.right + self.suspected + self.patterned
+
     def line(self) -> str:
-        share = 100 * (self.right + self.suspected) / max(self.total, 1)
+        share = 100 * self.placed / max(self.total, 1)
         near = f", {self.suspected} of them suspects" if self.suspected else ""
+        near += f", {self.patterned} of them suspicions below the floor" if self.patterned else ""
         missed = f"; not: {', '.join(self.missed)}" if self.missed else ""
         if self.below:
             seen = self.total - len(self.below)
             missed += (
-                f"; {100 * (self.right + self.suspected) / seen:.1f} % of the {seen} that are above the dtype's own "
+                f"; {100 * self.placed / seen:.1f} % of the {seen} that are above the dtype's own "
                 f"rounding; below it: {', '.join(name.split()[0] for name in self.below)}"
             )
-        return f"{share:.1f} % of {self.total}{near}{missed}"
+        return f"{self.placed} of {self.total} ({share:.1f} %) placed{near}{missed}"
 
 
 class Bench:
     """A tiny checkpoint, its reference in one dtype, and ports of it."""
 
     def __init__(
-        self, folder: Path, dtype: str, framework: str, floors: Sequence[str] = ()
+        self, folder: Path, dtype: str, framework: str, seed: int, floors: Sequence[str] = ()
     ) -> None:
+        """``seed`` draws the weights and the prompt."""
         self._fine: Bench | None = None
-        self.folder, self.dtype, self.framework = folder, dtype, framework
-        self.checkpoint = write_checkpoint(folder / f"checkpoint-{dtype}")
+        self.folder, self.dtype, self.framework, self.seed = folder, dtype, framework, seed
+        name = f"{dtype}-{seed}"
+        self.checkpoint = write_checkpoint(folder / f"checkpoint-{name}", seed=seed)
         self.model = as_subject(f"hf:{self.checkpoint}", dtype)
-        self.reference = folder / f"reference-{dtype}-{'-'.join(floors)}.h5"
+        self.reference = folder / f"reference-{name}-{'-'.join(floors)}.h5"
         wanted = tuple(dict.fromkeys((dtype, *floors)))
-        record(self.model, self.reference, inputs=discriminating_inputs(), floor=wanted)
+        record(self.model, self.reference, inputs=discriminating_inputs(seed=seed), floor=wanted)
 
-    def run(self, fault: Fault | None, mode: str = "eager") -> dict[str, Replay]:
-        """Both directions on one port."""
-        subject = qwen2.subject(self.framework, self.checkpoint, fault=fault, dtype=self.dtype)
+    def run(
+        self, fault: Fault | None, mode: str = "eager", variant: str | None = None
+    ) -> dict[str, Replay]:
+        """Both directions on one port, or on a right ``variant`` of it."""
+        subject = qwen2.subject(
+            self.framework, self.checkpoint, fault=fault, variant=variant, dtype=self.dtype
+        )
         trace = self.folder / "port.h5"
-        options: dict[str, Any] = {"floor": (), "verify": False, "force": True, "mode": mode}
-        record(subject, trace, inputs=self.reference, **options)
+        plain: dict[str, Any] = {"floor": (), "verify": False, "force": True, "mode": mode}
+        record(subject, trace, inputs=self.reference, **plain)
         free = trace, diff(self.reference, trace)
         return {
             "port": replay_port(self.reference, subject, free=free, mode=mode),
@@ -122,7 +141,7 @@ class Bench:
     def _exact(self) -> Bench:
         """The same model in float32, with the floors of this bench's dtype."""
         if self._fine is None:
-            self._fine = Bench(self.folder, "float32", self.framework, (self.dtype,))
+            self._fine = Bench(self.folder, "float32", self.framework, self.seed, (self.dtype,))
         return self._fine
 
 
@@ -131,22 +150,27 @@ def grade(result: Replay, fault: Fault) -> str:
     place = fault.activation, fault.site
     if fault.harmless:
         found = [(f.activation, f.site) for f in result.without_effect]
-        return "right" if place in found and not result.faults else "not without effect"
-    for name, group in (("right", result.faults), ("suspected", result.suspects)):
+        said = result.faults or result.suspects or result.suspicions
+        return "right" if place in found and not said else "not without effect"
+    for name, group in places(result).items():
         if group:
-            first = group[0].activation, group[0].site
-            return name if first == place else f"{name}: {first[0]} {first[1]} first"
+            return name if group[0] == place else f"{name}: {' '.join(group[0])} first"
     return "nothing found"
 
 
 def listed(result: Replay, fault: Fault) -> str:
     """Whether the place of ``fault`` is listed at all."""
     place = fault.activation, fault.site
-    groups = (("right", result.faults), ("suspected", result.suspects))
-    for name, group in groups:
-        if place in [(f.activation, f.site) for f in group]:
-            return name
-    return "not listed"
+    return next((name for name, group in places(result).items() if place in group), "not listed")
+
+
+def places(result: Replay) -> dict[str, list[tuple[str, str]]]:
+    """(module, site) of all that was found, by how."""
+    return {
+        "right": [(f.activation, f.site) for f in result.faults],
+        "suspected": [(f.activation, f.site) for f in result.suspects],
+        "suspicion": [(s.name, s.site) for s in result.suspicions],
+    }
 
 
 def combined(one: Fault, other: Fault) -> Fault | None:
@@ -203,14 +227,18 @@ def in_pairs(bench: Bench, count: int, seed: int) -> None:
     told(bench, "in pairs", tallies)
 
 
-def right(bench: Bench) -> None:
-    for mode in ("eager", "jit"):
-        for direction, result in bench.run(None, mode).items():
+def right(
+    bench: Bench, variants: Sequence[str | None] = (None,), modes: Sequence[str] = ("eager", "jit")
+) -> None:
+    """Right ports: what is said of them although nothing is wrong. None is the plain port."""
+    for mode, variant in itertools.product(modes, variants):
+        for direction, result in bench.run(None, mode, variant).items():
             worst = result.worst
             score = worst.row.verdict.score if worst else 0.0
             alarms = len(result.faults) + len(result.suspects)
             print(
-                f"{bench.dtype} {direction} replay of the right port, {mode}: {alarms} alarms, worst {score:.2f}",
+                f"{bench.dtype} {direction} replay of the right port {variant or 'itself'}, seed {bench.seed}, {mode}: "
+                f"{alarms} alarms, {len(result.suspicions)} suspicions, worst {score:.2f}",
                 flush=True,
             )
 
@@ -220,15 +248,20 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--framework", default="linen")
     parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="which pairs")
+    parser.add_argument("--checkpoints", nargs="+", type=int, default=[0], help="seeds of weights")
+    parser.add_argument("--right-ports", action="store_true", help="every variant, and no faults")
+    parser.add_argument("--modes", nargs="+", default=["eager", "jit"], choices=("eager", "jit"))
     parser.add_argument("--faults", nargs="*", default=list(FAULTS))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for dtype in options.dtypes:
-            bench = Bench(Path(folder), dtype, options.framework)
-            right(bench)
-            singly(bench, options.faults)
-            in_pairs(bench, options.pairs, options.seed)
+        compile_once(Path(folder) / "compiled")
+        for dtype, seed in itertools.product(options.dtypes, options.checkpoints):
+            bench = Bench(Path(folder), dtype, options.framework, seed)
+            right(bench, (None, *(VARIANTS if options.right_ports else ())), options.modes)
+            if not options.right_ports:
+                singly(bench, options.faults)
+                in_pairs(bench, options.pairs, options.seed)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def _found(ours: Trace, theirs: Trace) -> tuple[FloorOf, str] | None:
 
 def measured_floors(dtype: str, native: Mapping[Key, Any], moved: Mapping[Key, Any]) -> FloorOf:
     """Floors from forced runs: spreads by key of the rounding in ``dtype``, and of moved inputs."""
-    from firstdiff.diff.local import LocalFloor, nothing
+    from firstdiff.diff.local import MORE_ROUNDINGS, LocalFloor, nothing
 
     unit = unit_roundoff(dtype)
 
@@ -64,7 +64,8 @@ def measured_floors(dtype: str, native: Mapping[Key, Any], moved: Mapping[Key, A
         found = native.get(activation.key)
         if found is None:
             return None
-        return LocalFloor(unit, found, moved.get(activation.key, nothing()))
+        cond = moved.get(activation.key, nothing())
+        return LocalFloor(unit, found, cond, inflation=MORE_ROUNDINGS)
 
     return floor_of
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from firstdiff.diff.locate import Finding, located
 
@@ -141,15 +141,26 @@ def listed(faults: Sequence[Fault]) -> str:
     return f"{'; '.join(title for title, _ in merged(faults)) or 'none'}."
 
 
-def merged(faults: Sequence[Fault]) -> list[tuple[str, list[Fault]]]:
+class Titled(Protocol):
+    """A fault, or what is listed like one."""
+
+    @property
+    def title(self) -> str:
+        """Its place."""
+
+
+_Listed = TypeVar("_Listed", bound=Titled)
+
+
+def merged(faults: Sequence[_Listed]) -> list[tuple[str, list[_Listed]]]:
     """Faults that say the same of several layers as one: (`glue in layers.{0-3}.self_attn, ...`, its faults)."""
-    groups: dict[str, list[Fault]] = {}
+    groups: dict[str, list[_Listed]] = {}
     for fault in faults:
         groups.setdefault(re.sub(r"\.\d+(?=\.|,|$)", ".#", fault.title), []).append(fault)
     return [(_merged_title(shape, found), found) for shape, found in groups.items()]
 
 
-def _merged_title(shape: str, found: Sequence[Fault]) -> str:
+def _merged_title(shape: str, found: Sequence[Titled]) -> str:
     from firstdiff.diff.report.lines import title
 
     if len(found) == 1 or shape.count("#") != 1:

@@ -34,6 +34,9 @@ _DEVIATIONS = 3.0
 """Standard deviations of the sum of squares that are luck."""
 _UNIFORM = 0.8
 """Variance of the square of a uniform number around 0, over its squared mean: 9/5 - 1."""
+MORE_ROUNDINGS = sqrt(2)
+"""Factor on the reference's rounding against an exact truth: a right port may round twice as often, sums in parts, a
+function in steps, a bias by itself. A truth that is rounded as well has the same factor for its own rounding."""
 _SPECK = 1e-6
 """Groups that are zero in the reference may differ by this share of u times the whole tensor's rms."""
 
@@ -49,7 +52,8 @@ class LocalFloor:
     conditioning: Spread = _NOTHING
     """Effect of moving the inputs by a few ulp."""
     inflation: float = 1.0
-    """Factor on ``native``: sqrt(2) where the error is taken from a value that is rounded alike."""
+    """Factor on ``native``: sqrt(2) where the error is taken from a value that is rounded alike, and where it is taken
+    from an exact one (`MORE_ROUNDINGS`)."""
 
     def score(self, error: Spread, truth: Spread) -> Score:
         """The score of an error with spread ``error`` of a tensor with spread ``truth``."""

@@ -64,6 +64,11 @@ class Suspicion:
     sentence: str
     """For people, with the remedy."""
 
+    @property
+    def title(self) -> str:
+        """Its place, as a report names it."""
+        return self.name or "the model"
+
 
 def find_faint(
     reference: Trace, port: Trace, rows: Sequence[Row], padding: np.ndarray | None
@@ -108,7 +113,7 @@ def chosen(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def given_wrong(row: Row, rows: Sequence[Row]) -> bool:
-    """Whether any of ``rows`` differs, healed or not, in the module around ``row`` before it: then no input is known."""
+    """Whether any of ``rows`` before it differs, healed or not, in the module around ``row``: no input is known."""
     region = row.key.path.rpartition(".")[0]
     return any(
         other.verdict.bad

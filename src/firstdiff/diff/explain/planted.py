@@ -6,7 +6,7 @@ replay gave the reference the port's, so that what it computed of them, in float
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -108,9 +108,10 @@ class PlantedScene(Scene):
         return np.asarray(self._replayed.made(self._replayed.taps[self.target.order]), np.float64)
 
     def recorded(self, activation: Activation) -> np.ndarray:
-        """What the reference computed on with; at the target what it made."""
-        if activation.order == self.target.order:
-            return self.right
+        """What the reference computed on with; in the call that returned the target what it made."""
+        made = replace(activation.key, leaf="") == replace(self.target.key, leaf="")
+        if made and (self.target.key.site == "output" or activation.order == self.target.order):
+            return np.asarray(self._replayed.right(activation), np.float64)
         return np.asarray(self._replayed.reference_had(activation), np.float64)
 
     def given(self, activation: Activation) -> np.ndarray:

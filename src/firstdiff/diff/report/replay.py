@@ -14,10 +14,12 @@ from firstdiff.diff.report.format import score_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from firstdiff.diff.explain import Suspicion
     from firstdiff.diff.faults import Fault
     from firstdiff.diff.replayed import Replay, ReplayRow
 
 _SCORE = "error / floor"
+_BELOW = "Below the floor, but in the pattern of a mistake (a right port has amplitude 0), to be repeated in float32:"
 _VERDICTS = {"agrees": "agrees", "diverges": "DIVERGES"}
 
 
@@ -32,11 +34,15 @@ def _lines(result: Replay, all_rows: bool) -> Iterator[Text]:
     yield Text(_headline(result))
     if all_rows:
         yield from _table([_row(row) for row in result.rows])
-    yield Text(result.summary, "bold red" if result.faults else "bold green")
+    doubt = "bold yellow" if result.suspicions else "bold green"
+    yield Text(result.summary, "bold red" if result.faults else doubt)
     yield from _table([_fault(title, found) for title, found in merged(result.faults)], "bold red")
     if result.suspects:
         yield Text("Near the limit (3 to 8 times the floor), to be repeated in float32:", "yellow")
         yield from _table([_fault(t, f) for t, f in merged(result.suspects)], "yellow")
+    if result.suspicions:
+        yield Text(_BELOW, "yellow")
+        yield from _table(list(_suspicions(result.suspicions)), "yellow", "amplitude")
     if result.without_effect:
         titles = ", ".join(title for title, _ in merged(result.without_effect))
         yield Text(f"Differ without effect on what follows: {titles}.")
@@ -77,14 +83,27 @@ def _fault(title: str, found: Sequence[Fault]) -> tuple[str, str, str, str]:
     return title, site, "", score_text(max(scores)) if scores else "exact"
 
 
-def _table(rows: Sequence[tuple[str, str, str, str]], style: str = "") -> Iterator[Text]:
+def _suspicions(found: Sequence[Suspicion]) -> Iterator[tuple[str, str, str, str]]:
+    """A row a mistake, whatever layers it is made in."""
+    alike: dict[tuple[str, str], list[Suspicion]] = {}
+    for suspicion in found:
+        alike.setdefault((suspicion.cause, suspicion.site), []).append(suspicion)
+    for (cause, site), same in alike.items():
+        for title, group in merged(same):
+            mean = sum(suspicion.amplitude for suspicion in group) / len(group)
+            yield title, site, f"{cause}: {group[0].words}", f"{mean:.2f}"
+
+
+def _table(
+    rows: Sequence[tuple[str, str, str, str]], style: str = "", figure: str = _SCORE
+) -> Iterator[Text]:
     if not rows:
         return
     wide = [max(len(row[column]) for row in rows) for column in range(4)]
-    wide[3] = max(wide[3], len(_SCORE))
+    wide[3] = max(wide[3], len(figure))
     columns = [n for n in range(4) if any(row[n] for row in rows)]
     indent = " " * (2 + sum(wide[n] + 2 for n in columns[:-1]))
-    yield Text(f"{indent}{_SCORE.rjust(wide[3])}", "dim", no_wrap=True, overflow="ignore")
+    yield Text(f"{indent}{figure.rjust(wide[3])}", "dim", no_wrap=True, overflow="ignore")
     for row in rows:
         cells = [row[n].rjust(wide[n]) if n == 3 else row[n].ljust(wide[n]) for n in columns]
         yield Text("  " + "  ".join(cells), style, no_wrap=True, overflow="ignore")
