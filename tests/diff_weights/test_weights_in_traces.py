@@ -14,7 +14,6 @@ from firstdiff.diff.weights.match import Side
 from firstdiff.diff.weights.table import (
     DIGESTS,
     FIBRES,
-    parameter_table,
     parameter_tables,
     read_tables,
 )
@@ -75,7 +74,7 @@ def test_tables_keep_everything(checkpoint: Values) -> None:
 def test_digests_without_fibres_still_match_whole_parameters(
     checkpoint: Values, port: Values
 ) -> None:
-    tables = {DIGESTS: parameter_table(parameters(checkpoint))}
+    tables = {DIGESTS: parameter_tables(parameters(checkpoint))[DIGESTS]}
     side = read_tables(tables.get)
     assert side is not None
     assert FIBRES not in tables

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from firstdiff.models.private_copy import private_copy
 from firstdiff.traces.errors import OptionError, SubjectError
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def _found(fault: str | Fault | None, family: str) -> Fault | None:
 
 def _with_functions(module: ModuleType, fault: Fault) -> ModuleType:
     """A private copy of the port in which some functions, its own or those of `ops`, are wrong."""
-    copy = _copy(module)
-    ops = _copy(importlib.import_module("firstdiff.models.qwen2.ops"))
+    copy = private_copy(module)
+    ops = private_copy(importlib.import_module("firstdiff.models.qwen2.ops"))
     vars(copy)["ops"] = ops
     for name, function in fault.functions.items():
         home = next((m for m in (copy, ops) if hasattr(m, name)), None)
@@ -140,14 +140,4 @@ def _with_functions(module: ModuleType, fault: Fault) -> ModuleType:
                 f"fault {fault.name!r}: neither ops nor the port has a function {name!r}."
             )
         setattr(home, name, function)
-    return copy
-
-
-def _copy(module: ModuleType) -> ModuleType:
-    """A second, unregistered execution of ``module``: same file, same name, own globals."""
-    spec = module.__spec__
-    assert spec is not None
-    assert spec.loader is not None
-    copy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(copy)
     return copy

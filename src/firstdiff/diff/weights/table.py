@@ -40,11 +40,6 @@ def parameter_tables(
     return {DIGESTS: _digests(parameters, prints), FIBRES: _fibres(parameters, prints)}
 
 
-def parameter_table(parameters: Sequence[Parameter]) -> np.ndarray:
-    """The table of digests alone: whole parameters, transposed and stacked ones can be matched, fused ones cannot."""
-    return parameter_tables(parameters)[DIGESTS]
-
-
 def read_tables(table: Callable[[str], np.ndarray | None]) -> Side | None:
     """The parameters that a trace tells of, without their values; None when it tells of none. ``table`` is
     `Trace.table`."""

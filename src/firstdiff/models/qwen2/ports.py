@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 from typing import TYPE_CHECKING
 
+from firstdiff.models.private_copy import private_copy
 from firstdiff.models.qwen2.config import Qwen2Config
 from firstdiff.traces.errors import OptionError
 
@@ -84,7 +84,7 @@ def _with_layers(module: ModuleType, port: str, layers: dict[str, str]) -> Modul
         raise OptionError(f"port {port!r}: only the linen port takes other layers.")
     from firstdiff.models.qwen2 import right_layers
 
-    copy = _copy(module)
+    copy = private_copy(module)
     chosen = {kind: getattr(right_layers, name) for kind, name in layers.items()}
     vars(copy).update(ops=vars(module)["ops"], nn=right_layers.linen_with(chosen))
     return copy
@@ -111,21 +111,11 @@ def _with_functions(module: ModuleType, fault: Fault | Variant) -> ModuleType:
     """
     if not fault.functions:
         return module
-    ops = _copy(importlib.import_module("firstdiff.models.qwen2.ops"))
+    ops = private_copy(importlib.import_module("firstdiff.models.qwen2.ops"))
     for name, function in fault.functions.items():
         if not hasattr(ops, name):
             raise OptionError(f"fault {fault.name!r}: ops has no function {name!r}.")
         setattr(ops, name, function)
-    copy = _copy(module)
+    copy = private_copy(module)
     vars(copy)["ops"] = ops
-    return copy
-
-
-def _copy(module: ModuleType) -> ModuleType:
-    """A second, unregistered execution of ``module``: same file, same name, own globals."""
-    spec = module.__spec__
-    assert spec is not None
-    assert spec.loader is not None
-    copy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(copy)
     return copy

@@ -51,5 +51,3 @@ class Rules:
     """`float32` or `bfloat16`."""
     shuffle: bool = False
     """Whether parameters come in another order."""
-    tied_copy: bool = False
-    """Whether a tied head is a second array."""
