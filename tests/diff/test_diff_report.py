@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from html import unescape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,16 +116,27 @@ def test_what_heals_is_told(maker: Maker) -> None:
     )
 
 
-def test_missing_and_extra_are_listed(maker: Maker) -> None:
+def test_missing_and_extra_are_listed(maker: Maker, tmp_path: Path) -> None:
     taps = maker.taps(other_order=True)
     for tap in taps:
         tap.same_as = None
         if tap.path.endswith("act_fn"):
             tap.path = tap.path.replace("mlp.act_fn", "mlp.extra.swish")
-    lines = printed(compared(maker.reference(), maker.write("p.h5", taps, as_port=True)))
-    assert "Missing in the port: 6 activations: layers.{0-2}.mlp.act_fn." in lines
+    result = compared(maker.reference(), maker.write("p.h5", taps, as_port=True))
+    page = result.to_html(tmp_path / "p.html").read_text("utf-8")
     swish = ", ".join(f"layers_{n}/mlp/extra/swish" for n in range(3))
-    assert f"Extra in the port: 6 activations: {swish}." in lines
+    for sentence in (
+        "Missing in the port: 6 activations: layers.{0-2}.mlp.act_fn.",
+        f"Extra in the port: 6 activations: {swish}.",
+    ):
+        assert sentence in printed(result)
+        assert sentence in page
+
+
+def test_the_page_says_of_a_divergence_what_the_terminal_says(rope: Diff, tmp_path: Path) -> None:
+    page = unescape(rope.to_html(tmp_path / "p.html").read_text("utf-8"))
+    for line in printed(rope, 400)[-4:]:
+        assert line in page
 
 
 def test_later_parts_are_printed_when_they_are_there(rope: Diff) -> None:

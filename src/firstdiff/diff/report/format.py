@@ -82,7 +82,11 @@ def origin_texts(row: Row) -> tuple[str, str]:
     found = row.origin
     if found is None or not (found.inherited or found.added):
         return "", ""
-    return f"{found.inherited:.1e}", f"{found.added:.1e}"
+    return _part(found.inherited), _part(found.added)
+
+
+def _part(error: float) -> str:
+    return f"{error:.1e}" if error else "0"
 
 
 def origin_sentence(row: Row) -> str:

@@ -22,6 +22,7 @@ from firstdiff.diff.report.format import (
     zoom_sentence,
 )
 from firstdiff.diff.report.headline import headlines
+from firstdiff.diff.report.sentences import about_finding, unmatched, without_effect
 from firstdiff.diff.report.zoom import zoom_details
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def _page(result: Diff) -> Iterator[str]:
 
 def _paragraphs(result: Diff) -> Iterator[str]:
     finding = result.finding
-    if finding is not None and finding.pattern is not None:
-        yield f"<p>By position: {escape(finding.pattern.words)}.</p>"
+    if finding is not None:
+        yield from (f"<p>{escape(sentence)}</p>" for sentence in about_finding(result))
     if result.cause:
         yield f"<p><b>Likely cause:</b> {escape(result.cause)}</p>"
     elif result.explanation is not None:
@@ -102,6 +103,8 @@ def _paragraphs(result: Diff) -> Iterator[str]:
         yield f"<p class=warning>{escape(result.hidden.sentence)}</p>"
     if finding is not None and result.suspicion is not None:
         yield f"<p class=warning>{escape(result.suspicion.sentence)}</p>"
+    for sentence in (*without_effect(result), *unmatched(result)):
+        yield f"<p class=quiet>{escape(sentence)}</p>"
     for warning in result.warnings:
         yield f"<p class=warning>{escape(warning.sentence)}</p>"
 
@@ -109,7 +112,7 @@ def _paragraphs(result: Diff) -> Iterator[str]:
 def _table(result: Diff) -> Iterator[str]:
     hide = " checked" if result.exit_code else ""
     yield f"<input type=checkbox id=bad{hide}> <label for=bad>hide what agrees</label>"
-    yield "<table><thead><tr><th>activation<th>shape<th>verdict<th>error / floor<th><th>relative L2"
+    yield "<table><thead><tr><th>activation<th>shape<th>verdict<th>error&nbsp;/&nbsp;floor<th><th>relative&nbsp;L2"
     yield "<th>inherited<th>added<th>worst element<th>remarks</thead><tbody>"
     for row in result.rows:
         yield _line(row, row is result.first)

@@ -13,7 +13,6 @@ from firstdiff.diff.report.format import (
     BY_ITSELF,
     index_text,
     layout_text,
-    origin_sentence,
     pair_text,
     part_text,
     score_text,
@@ -21,7 +20,8 @@ from firstdiff.diff.report.format import (
     zoom_sentence,
 )
 from firstdiff.diff.report.headline import headlines
-from firstdiff.diff.report.lines import Line, by_kind, lines, title
+from firstdiff.diff.report.lines import Line, lines, title
+from firstdiff.diff.report.sentences import about_finding, unmatched, without_effect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.row import Row
 
 _SHOUT = {"diverges": "DIVERGES", "non-finite": "NON-FINITE", "shape": "SHAPE", "dtype": "DTYPE"}
-_MOST_NAMES = 6
+_MORE = " (--all lists them)"
 _SCORE = "error / floor"
 _INDENT = " " * 6
 
@@ -154,7 +154,7 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
     style = "bold red" if result.finding is not None else open_question
     yield Text(result.summary, style)
     if result.finding is not None:
-        yield from _finding(result)
+        yield from map(Text, about_finding(result))
     elif result.hidden is not None and result.hidden.sentence:
         yield Text(result.hidden.sentence, "yellow")
     if result.finding is not None and result.suspicion is not None:
@@ -167,8 +167,8 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
         yield Text(zoom_sentence(result.zoom))
     if result.generation is not None:
         yield Text(result.generation.sentence)
-    yield from _without_effect(result)
-    yield from _unmatched(result)
+    yield from map(Text, without_effect(result, _MORE))
+    yield from map(Text, unmatched(result, _MORE))
     if result.other_faults:
         yield Text(
             f"Other faults, each judged on the reference's own inputs: {result.other_faults}"
@@ -179,39 +179,3 @@ def _paragraphs(result: Diff) -> Iterator[Text]:
     if result.next_step and not result.reference.functions:
         yield Text(BY_ITSELF, "dim")
     yield from (Text(f"Note: {note}", "dim") for note in result.notes)
-
-
-def _finding(result: Diff) -> Iterator[Text]:
-    finding, first = result.finding, result.first
-    assert finding is not None, "asked for a finding"
-    assert first is not None, "a finding has a row"
-    if finding.pattern is not None:
-        yield Text(f"By position: {finding.pattern.words}.")
-    if origin_sentence(first):
-        yield Text(origin_sentence(first))
-    if first.layout is not None and first.layout.words:
-        yield Text(f"Layout: {first.layout.words}.")
-    if finding.later:
-        noun, verb = ("activation", "differs") if finding.later == 1 else ("activations", "differ")
-        yield Text(f"{finding.later} later {noun} {verb} too, which may all follow from it.")
-
-
-def _without_effect(result: Diff) -> Iterator[Text]:
-    healed = [row for row in result.rows if row.healed]
-    if healed:
-        yield Text(f"Differ without effect on what follows: {_list(by_kind(healed))}.")
-
-
-def _unmatched(result: Diff) -> Iterator[Text]:
-    paired = [row for row in result.rows if row.side == "both"]
-    for side, words in (("reference", "Missing in the port"), ("port", "Extra in the port")):
-        rows = [row for row in result.rows if row.side == side]
-        plural = "" if len(rows) == 1 else "s"
-        if rows:
-            yield Text(f"{words}: {len(rows)} activation{plural}: {_list(by_kind(rows, paired))}.")
-
-
-def _list(names: list[str]) -> str:
-    shown = ", ".join(names[:_MOST_NAMES])
-    left = len(names) - _MOST_NAMES
-    return f"{shown} and {left} more (--all lists them)" if left > 0 else shown
