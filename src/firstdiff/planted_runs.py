@@ -34,11 +34,12 @@ def run_planted(
 ) -> tuple[Path, dict[Key, str]]:
     """Run the port with values put in; its own values go to ``path``. Keys that took one, others with a reason.
 
-    ``selection`` may look below the level of modules; None records modules.
+    ``selection`` may look below the level of modules; None records modules, without digests.
     """
     fitted = fit_inputs(subject, inputs)[0]
     torch = is_torch_module(subject.model)
-    with TraceWriter(path, Header(framework="torch" if torch else "jax")) as writer:
+    header = Header(framework="torch" if torch else "jax")
+    with TraceWriter(path, header, digest=selection is not None) as writer:
         if torch:
             planted, header = _force_torch(subject, fitted, plan, writer, decoding, selection)
         else:
@@ -92,7 +93,7 @@ def _force_torch(
     decoding: Decoding | None,
     selection: Selection | None,
 ) -> tuple[dict[Key, str], Header]:
-    from firstdiff.tracer.local_floor import Reference
+    from firstdiff.tracer.reference import Reference
     from firstdiff.tracer.switches import model_dtype
 
     taps = plan.keys()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from firstdiff.diff.replayed import Replay, ReplayRow
     from firstdiff.diff.row import Row
     from firstdiff.models.subject import Subject
-    from firstdiff.tracer.local_floor import ForcedRuns
+    from firstdiff.tracer.forced_runs import ForcedRuns
     from firstdiff.traces.schema import Key
 
 Progress = Callable[[str], None]
@@ -207,13 +207,15 @@ def replay_reference(
     from firstdiff.diff import diff
     from firstdiff.diff.healing import undecided
     from firstdiff.diff.planting import planting
+    from firstdiff.diff.weights.table import DIGESTS
 
     if not is_torch_module(subject.model):
         raise OptionError(
             f"{subject.name or 'the reference'}: a reference replay needs a PyTorch model, this is a "
             f"{type(subject.model).__name__}; for a port give its reference's trace: firstdiff replay REF.h5 SUBJECT"
         )
-    from firstdiff.tracer.local_floor import Reference, forced_runs
+    from firstdiff.tracer.forced_runs import forced_runs
+    from firstdiff.tracer.reference import Reference
 
     began = time.monotonic()
     with ExitStack() as stack:
@@ -221,10 +223,10 @@ def replay_reference(
         theirs = stack.enter_context(open_trace(port))
         inputs, decoding = trace_inputs(theirs), decoding_of(theirs)
         progress("capturing the reference")
-        path = folder / "reference.h5"
+        path, weights = folder / "reference.h5", None if DIGESTS in theirs.tables else False
         capture(
             subject, path, inputs=inputs, steps=decoding or 0, floor=(), verify=False,
-            progress=progress,
+            weights=weights, progress=progress,
         )  # fmt: skip
         ours = stack.enter_context(open_trace(path))
         require_elements(theirs)

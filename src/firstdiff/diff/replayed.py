@@ -23,6 +23,7 @@ from firstdiff.diff.judge import Verdict, dtype_note, grade_of
 from firstdiff.diff.masks import is_mask
 from firstdiff.diff.planting import once
 from firstdiff.diff.row import Row
+from firstdiff.traces import digest
 from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.padding import valid_elements
 from firstdiff.traces.part import on, origin
@@ -215,9 +216,9 @@ class _Judge:
             return "no elements were kept"
         pair = Pair(ours, theirs, tap.pair.evidence, tap.pair.leaf_evidence)
         floats = all(unit_roundoff(a.dtype) > 0 for a in (ours, theirs))
-        masks = is_mask(ours) and is_mask(theirs)
+        masks = is_mask(tap.pair.reference) and is_mask(tap.pair.port)
         if not floats or masks:
-            row = replace(self.exact.row(pair, tap.row.name), healed=tap.row.healed)
+            row = replace(self.exact.row(self._digested(pair), tap.row.name), healed=tap.row.healed)
             return ReplayRow(row)
         return self._floats(tap, pair)
 
@@ -238,7 +239,8 @@ class _Judge:
         bad = int(np.count_nonzero(np.isfinite(truth) & ~np.isfinite(value)))
         if bad:
             note = f"{bad} elements are not finite, though all inputs are"
-            return ReplayRow(replace(row, verdict=Verdict("non-finite", None, "FAIL", (note,))))
+            verdict = Verdict("non-finite", None, "FAIL", (note,))
+            return ReplayRow(replace(row, verdict=verdict, pair=self._digested(pair)))
         floor = self.floor_of(tap.pair.reference)
         if floor is None:
             return "no local floor was recorded for it"
@@ -248,4 +250,15 @@ class _Judge:
         kind = "agrees" if grade == "OK" else "diverges"
         notes = dtype_note(tap.pair.reference, theirs)
         verdict = Verdict(kind, score.largest, grade, notes)  # type: ignore[arg-type]  # mypy joins the two literals to str
-        return ReplayRow(replace(row, verdict=verdict), score)
+        told = pair if grade == "OK" else self._digested(pair)
+        return ReplayRow(replace(row, verdict=verdict, pair=told), score)
+
+    def _digested(self, pair: Pair) -> Pair:
+        """``pair`` with digests, which replayed runs are kept without: they tell masks and repeated values."""
+        ours, theirs = (
+            replace(a, digest=digest(np.ascontiguousarray(trace.stored(a)), a.dtype))
+            if a.digest is None
+            else a
+            for trace, a in ((self.truth, pair.reference), (self.own, pair.port))
+        )
+        return replace(pair, reference=ours, port=theirs)

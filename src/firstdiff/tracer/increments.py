@@ -22,6 +22,7 @@ from firstdiff.traces.dtypes import widen
 from firstdiff.traces.schema import Key
 
 if TYPE_CHECKING:
+    from firstdiff.tracer.forcing import Values
     from firstdiff.tracer.hooks import Recorder
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Activation
@@ -31,29 +32,31 @@ if TYPE_CHECKING:
 class Base:
     """Inputs of linear layers, and their float64 results."""
 
-    given: Trace
-    """Holds the inputs."""
+    values: Values
+    """Gives what was put in."""
     truth: Trace
-    """Holds the float64 results on them."""
+    """What the float64 run computed, inputs before anything was put in their place."""
     forced: frozenset[Key]
-    """Inputs that the results really rest on."""
+    """What was put in."""
 
     @cached_property
-    def _inputs(self) -> dict[Key, Activation]:
-        return {a.key: a for a in self.given.activations if a.place is not None}
-
-    @cached_property
-    def _results(self) -> dict[Key, Activation]:
+    def _computed(self) -> dict[Key, Activation]:
         return {a.key: a for a in self.truth.activations}
 
     def pair(self, path: str, call: int, step: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(input, float64 result) of one call of the linear layer ``path``; None when either is not known."""
         key = Key(path, "input", "input", "forward", call, step)
-        given = self._inputs.get(key)
-        truth = self._results.get(Key(path, "output", "", "forward", call, step))
-        if key not in self.forced or given is None or truth is None:
-            return None
-        return widen(self.given.stored(given), given.dtype), self.truth.stored(truth)
+        result = self._computed.get(Key(path, "output", "", "forward", call, step))
+        given = self._input(key)
+        return None if given is None or result is None else (given, self.truth.stored(result))
+
+    def _input(self, key: Key) -> np.ndarray | None:
+        """What the layer received at ``key``."""
+        if key in self.forced:
+            given = self.values(key)
+            return None if given is None else widen(*given)
+        own = self._computed.get(key)
+        return None if own is None else self.truth.values(own)
 
 
 class Increments:
