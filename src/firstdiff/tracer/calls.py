@@ -100,9 +100,15 @@ class CallWatcher(ABC):
         """It returned ``result``, or None after an exception."""
 
     def _watch(self, frame: FrameType, event: str, arg: Any) -> None:
+        if event == "call":  # before another watcher says that the callee runs now
+            self._seen(frame, event, arg)
         if callable(self._before):
             self._before(frame, event, arg)
-        if self._busy or event not in ("call", "return"):
+        if event == "return":
+            self._seen(frame, event, arg)
+
+    def _seen(self, frame: FrameType, event: str, arg: Any) -> None:
+        if self._busy:
             return
         self._busy = True
         try:

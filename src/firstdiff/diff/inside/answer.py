@@ -79,6 +79,8 @@ class Zoom:
     """What in the port resembles the reference's first unmatched value most, and where the two agree."""
     computed: bool = False
     """Whether the port does compute the reference's value, and goes on with another one."""
+    numbers: tuple[float, float] | None = None
+    """The reference's number and the port's, where a plain number is wrong."""
     rows: tuple[InsideRow, ...] = ()
     """Every value inside the module, the reference's in its order, then the port's."""
     notes: tuple[str, ...] = ()
@@ -112,6 +114,8 @@ class Zoom:
 
     def _fate(self) -> str:
         """What becomes of the reference's value in the port."""
+        if self.numbers is not None:
+            return "is {:.4g}, in the port {:.4g}".format(*self.numbers)
         if self.computed:
             place = f" ({self.nearest})" if self.nearest else ""
             return f"is computed in the port too{place}, which goes on with another value"

@@ -51,8 +51,14 @@ class Half:
 
 def blame(own: Half, other: Half, result: Activation) -> Blame:
     """What makes ``result``, a wrong value that leaves the module's own code (to a child, or as its result)."""
-    before = [call for call in own.calls if call.first < result.order]
-    return _first(before, None, own, other) or _hand_over(before, None, result)
+    calls, owner = own.calls, None
+    while True:
+        before = [call for call in calls if call.first < result.order]
+        around = before.pop() if before and before[-1].last > result.order else None
+        found = _first(before, owner, own, other)
+        if found is not None or around is None:
+            return found or _hand_over(before, owner, result)
+        calls, owner = around.children, around
 
 
 def counterpart(call: FunctionCall, own: Half, other: Half) -> FunctionCall | None:

@@ -46,9 +46,23 @@ def examine(reference: Scope, port: Scope, handed: Sequence[Handed], allowance: 
         _spot("reference", reference, reference_blame, ours, theirs, wrong),
         _spot("port", port, port_blame, theirs, ours, wrong),
     )
-    computed = theirs.values.has(reference.trace, reference_blame.value)
+    tensor = bool(reference_blame.value.shape)
+    computed = tensor and theirs.values.has(reference.trace, reference_blame.value)
     near = _nearest(reference_blame, reference, port, theirs, computed=computed)
-    return Zoom("", "", "", tap=wrong.name, spots=spots, nearest=near, computed=computed, rows=rows)
+    numbers = _numbers(reference_blame, port_blame, reference, port)
+    return Zoom(
+        "", "", "", wrong.name, spots, near, computed=computed, numbers=numbers, rows=rows
+    )
+
+
+def _numbers(
+    ours: Blame, theirs: Blame, reference: Scope, port: Scope
+) -> tuple[float, float] | None:
+    """Both values where they are plain numbers."""
+    if ours.value.shape or theirs.value.shape:
+        return None
+    values = reference.trace.values(ours.value), port.trace.values(theirs.value)
+    return float(values[0]), float(values[1])
 
 
 def _half(side: SideName, scope: Scope, allowance: Allowance) -> Half:
@@ -86,13 +100,12 @@ def _spot(
     if call is None:
         defined = definitions.get(f"{name}{FUNCTION_MARK}", "")
         return Spot(side, name, defined, line=line, value=_label(found, call, wrong))
-    plain = "@" in call.method  # plain functions are recorded without the line that calls them
     return Spot(
         side,
         name,
         definitions.get(call.method, ""),
         call.caller,
-        "" if plain else call.source,
+        call.source,
         line,
         _label(found, call, wrong),
     )

@@ -153,6 +153,9 @@ class _Watcher:
         nothing to paths."""
         if not self._calls:
             self._calls.append(_Call(frame, "", token))
+            inside = getattr(token[0], "inside", None)
+            if inside is not None:
+                inside.caller = self._running
             return
         if frame.f_code.co_name == _LAMBDA:
             return
@@ -161,6 +164,10 @@ class _Watcher:
         self._calls.append(call)
         for name, value in _arguments(frame):
             call.tap("input", name, value)
+
+    def _running(self) -> tuple[str, tuple[Repeat, ...]]:
+        """Path of the innermost call, and the repeated calls around it."""
+        return (self._calls[-1].path, self._calls[-1].repeats) if self._calls else ("", ())
 
     def _leave(self, frame: FrameType, result: Any) -> None:
         if not self._calls or self._calls[-1].frame is not frame:

@@ -27,9 +27,10 @@ from firstdiff.tracer.calls import (
 from firstdiff.tracer.jax import compat, tap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
+    from firstdiff.tracer.jax.repeats import Repeat
     from firstdiff.traces.schema import Level, Site
 
 INSIDE = "inside"
@@ -50,7 +51,14 @@ class Inside:
         """Path of every traced module call, by its number in the name scopes."""
         self.begins = "*"
         """Name of the method that a module begins to run, until it does; `*` is the subject's call."""
+        self.caller: Callable[[], tuple[str, tuple[Repeat, ...]]] = lambda: ("", ())
+        """Path and enclosing repeated calls of the plain function that runs; where modules run, theirs counts."""
         self.watcher = _Functions(self)
+
+    def running(self) -> tuple[str, tuple[Repeat, ...]]:
+        """Path of the module or plain function whose code runs, and the repeated calls around it."""
+        path = tap.current_scope()
+        return (path, ()) if path else self.caller()
 
     def module_of(self, scopes: str) -> str:
         """Path of the module in whose call an equation with these name scopes was traced."""
@@ -88,6 +96,7 @@ def running(key: tap.TapKey) -> Iterator[None]:
 class _Entered:
     call: Call
     path: str
+    repeats: tuple[Repeat, ...]
     serial: int
 
 
@@ -128,7 +137,7 @@ class _Functions(CallWatcher):
         return code.co_name == begins and not compat.is_framework(code.co_filename)
 
     def entered(self, call: Call, frame: FrameType) -> _Entered:
-        found = _Entered(call, tap.current_scope(), tap.new_serial())
+        found = _Entered(call, *self._inside.running(), tap.new_serial())
         for name, value in arguments(frame):
             if name != "self":
                 self._tap(found, "input", name, value)
@@ -168,6 +177,7 @@ class _Functions(CallWatcher):
             front_end=INSIDE,
             serial=entered.serial,
             plantable=False,
+            repeats=entered.repeats,
             source=call.source,
         )
         if isinstance(value, bool | int | float):

@@ -168,7 +168,7 @@ class Tracing:
             split = self._split(tapped)
             function = self._function(split, given.inputs, tapped=True)
             inside = marker.inside
-            if inside is not None and all(front.name != FALLBACK for front in fronts):
+            if inside is not None:
                 stack.enter_context(inside.watcher)
                 self.functions = inside.watcher.definitions.places
             stack.enter_context(users_code("calling the model failed"))
