@@ -17,21 +17,8 @@ from firstdiff.traces.errors import OptionError
 
 Made = Callable[[str], tuple[Path, Path]]
 
-ELSEWHERE = {
-    "bert_padding_ignored": ("layer.0.attention.output", "input"),
-    "mixtral_top_one": ("layers.0.mlp.experts", "output"),
-}
-"""Not placed exactly: the port's mask has another shape than the reference's, and so has the choice of one expert; they
-are not compared, and what is made of them is the first that is wrong."""
-COARSE = {"bert_token_types_missing": "constant offset", "gemma_embedding_scale_bfloat16": "scale"}
-"""Causes that are true, and less than the whole."""
-NAMED = (
-    *("gpt2_gelu_exact", "gpt2_norm_eps", "gpt2_norm_bias_missing", "gpt2_conv1d_transposed"),
-    *("gpt2_positions_plus_one", "bert_norm_before_sum"),
-    *("bert_norm_eps", "bert_gelu_tanh"),
-    *("gemma_norm_plain", "gemma_embedding_unscaled", "gemma_gelu_exact"),
-)
-"""Whose cause is named by what is recorded alone."""
+UNNAMED = {"vit_kernel_turned"}
+"""Told by the audit of the weights: a kernel of two axes turned needs more images to be inferred."""
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +38,15 @@ def checked(made: Made) -> Callable[[str], Diff]:
 
 
 @pytest.mark.parametrize("name", FAMILY_FAULTS)
-def test_a_fault_is_placed_and_no_wrong_cause_is_certain(
+def test_a_fault_is_placed_and_its_cause_named(
     name: str, checked: Callable[[str], Diff]
 ) -> None:
     fault, result = FAMILY_FAULTS[name], checked(name)
     assert result.first is not None
     place = (result.first.name, result.first.key.site)
-    assert place == ELSEWHERE.get(name, (fault.activation, fault.site))
+    assert place == (fault.activation, fault.site)
     cause = result.explanation.cause if result.explanation is not None else None
-    assert cause in (None, fault.cause, COARSE.get(name))
-    assert name not in NAMED or cause == fault.cause
+    assert cause == (None if name in UNNAMED else fault.cause)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from firstdiff.diff.judge import (
     judge_shapes,
 )
 from firstdiff.diff.layout import Layout, broadcast, candidates, identity, repeats
+from firstdiff.diff.leaves import kind_of
 from firstdiff.diff.masks import alike_by_digest, is_mask, truth
 from firstdiff.diff.measure import Measurement, Side, estimate, measure, measure_equal
 from firstdiff.diff.row import Row
@@ -69,6 +70,8 @@ class Comparison:
         for crop, found in sorted(filled, key=lambda item: item[1].verdict.bad):
             return found.noted(f"{crop.words}, the rest is filler")
         same = next((crop.words for crop, found in shared if not found.verdict.bad), "")
+        if not same and _are_choices(pair):
+            return replace(row, verdict=Verdict("not comparable", notes=row.verdict.notes))
         if not same:
             return row
         notes = (f"{'; '.join(row.verdict.notes)}; {same} agrees",)
@@ -204,6 +207,12 @@ def _mask_row(name: str, pair: Pair, layout: Layout, found: Measurement, *, alik
         return Row(name, verdict, pair, layout=layout, measurement=found)
     equal = replace(found, relative_l2=0.0, error_l2=0.0, unlike=0)
     return Row(name, Verdict("agrees"), pair, layout=layout, measurement=equal)
+
+
+def _are_choices(pair: Pair) -> bool:
+    """Whether nothing but where they stand makes a pair of integers of other lengths: only equal ones tell it is one."""
+    kinds = {kind_of(pair.reference), kind_of(pair.port)}
+    return pair.leaf_evidence == "position" and kinds == {"integer"}
 
 
 def _plain(pair: Pair) -> Layout | None:

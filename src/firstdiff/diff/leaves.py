@@ -17,6 +17,8 @@ LeafEvidence = Literal["name", "single", "position"]
 """Equal leaf names; the only tensor at that site on both sides; the next one of equal size and kind."""
 
 Slot = tuple[int, Site, int]
+MOST_CHOICES = 16
+"""Length of a last axis up to which integers may be choices."""
 LeafPair = tuple[Activation, Activation, LeafEvidence]
 
 
@@ -61,6 +63,38 @@ def _pair_slot(left: list[Activation], right: list[Activation]) -> Iterator[Leaf
             left.remove(one)
             right.remove(match)
             yield one, match, "position"
+    for repeated in (_repeated_masks, _choices):
+        pair = repeated(left, right)
+        if pair is not None:
+            left.remove(pair[0])
+            right.remove(pair[1])
+            yield *pair, "position"
+
+
+def _repeated_masks(
+    left: list[Activation], right: list[Activation]
+) -> tuple[Activation, Activation] | None:
+    """The only mask of each side, where one side has once what the other repeats: (b, 1, 1, t), (b, 1, t, t)."""
+    ours, theirs = ([a for a in side if kind_of(a) == "mask"] for side in (left, right))
+    if len(ours) != 1 or len(theirs) != 1:
+        return None
+    sizes = list(zip(ours[0].shape, theirs[0].shape, strict=False))
+    same = len(ours[0].shape) == len(theirs[0].shape) > 2
+    fits = all(n == m or 1 in (n, m) for n, m in sizes)
+    return (ours[0], theirs[0]) if same and fits else None
+
+
+def _choices(
+    left: list[Activation], right: list[Activation]
+) -> tuple[Activation, Activation] | None:
+    """The only integers of each side that differ in the length of their last axis alone: choices of other numbers."""
+    ours, theirs = ([a for a in side if kind_of(a) == "integer"] for side in (left, right))
+    if len(ours) != 1 or len(theirs) != 1:
+        return None
+    shapes = ours[0].shape, theirs[0].shape
+    few = all(len(shape) > 1 and 0 < shape[-1] <= MOST_CHOICES for shape in shapes)
+    same = few and shapes[0][:-1] == shapes[1][:-1] and ours[0].key.site == "input"
+    return (ours[0], theirs[0]) if same else None
 
 
 def _may_be(one: Activation, other: Activation) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from firstdiff.diff.align import DEFAULT_MATCHERS, Alignment, Unmatched, align
 from firstdiff.diff.by_value import names_say_little, with_values
+from firstdiff.diff.choices import with_choices
 from firstdiff.diff.compare import Comparison
 from firstdiff.diff.conclusion import conclude
 from firstdiff.diff.explain import explain, find_faint
@@ -199,6 +200,7 @@ def _rows(alignment: Alignment, comparison: Comparison) -> tuple[Row, ...]:
         for pair in alignment.pairs
     ]
     rows = settle(rows, comparison.laid)
+    rows = with_choices(rows, comparison.reference, comparison.port)
     missing = [_unmatched(u, prefixes[0]) for u in alignment.unmatched if u.side == "reference"]
     extra = [_unmatched(u, prefixes[1]) for u in alignment.unmatched if u.side == "port"]
     ordered = sorted([*rows, *missing], key=lambda row: row.activation.order)

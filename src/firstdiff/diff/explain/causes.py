@@ -181,6 +181,8 @@ _WITHOUT_ROWS = {
     ),
     "fused projection order": tuple(f"cutting it into {name}" for name in CUTS),
     "score cap": ("leaving out the soft cap on the logits, or another one",),
+    "number of experts": ("comparing the chosen experts exactly",),
+    "padding mask": ("comparing masks exactly",),
     "gate": ("other operands, and a sum, instead of the recorded product",),
     "residual connection": ("other operands, and other multiples, instead of the recorded sum",),
     "module skipped": ("passing on another recorded tensor",),

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from firstdiff.traces import Key, Trace
 
 
+_CHOSEN = ("num_experts_per_tok", "num_selected_experts", "moe_top_k", "top_k_experts")
+"""What configurations call the number of experts that are chosen for a token."""
+_ALIKE = 0.9
+"""Share of tokens that have to choose alike: where scores tie, rounding decides."""
+
+
 @dataclass(frozen=True)
 class Exact:
     """What is wrong with a tensor that is compared exactly."""
@@ -46,12 +52,39 @@ def explain_exact(
         seen = truth(ours), truth(theirs)
         if seen[0] is not None and seen[1] is not None:
             return _mask(_laid(row.layout, seen[0]), _laid(row.layout, seen[1], port=True), padding)
+    fewer = _choices(reference, reference.values(pair.reference), port.values(pair.port))
+    if fewer is not None:
+        return fewer
     right = _laid(row.layout, reference.values(pair.reference))
     wrong = _laid(row.layout, port.values(pair.port), port=True)
     if right.dtype.kind not in "iu" or wrong.dtype.kind not in "iuf":
         return None
     positions = _are_positions(reference, pair.reference.key, right)
     return _integers(right.astype(np.int64), wrong, padding, positions)
+
+
+def _choices(reference: Trace, right: np.ndarray, wrong: np.ndarray) -> Exact | None:
+    """Experts chosen for each token, [..., k], of another k, as far as both sides choose alike."""
+    config = reference.header.model.get("config") or {}
+    sizes = {right.shape[-1:], *((int(config[name]),) for name in _CHOSEN if config.get(name))}
+    if len(sizes) != 1 or not any(config.get(name) for name in _CHOSEN):
+        return None
+    if (
+        right.ndim != wrong.ndim
+        or right.shape[:-1] != wrong.shape[:-1]
+        or right.dtype.kind not in "iu"
+    ):
+        return None
+    count, other = right.shape[-1], wrong.shape[-1]
+    few = min(count, other)
+    alike = (right[..., :few] == wrong[..., :few]).all(axis=-1)
+    if count == other or alike.mean() < _ALIKE:
+        return None
+    same = "" if alike.all() else f" for {int(alike.sum())} of {alike.size} tokens"
+    return Exact(
+        "number of experts",
+        f"The port chooses {other} for each token, the reference {count}; the first {few} are the same{same}",
+    )
 
 
 def _are_positions(reference: Trace, key: Key, values: np.ndarray) -> bool:
