@@ -96,8 +96,7 @@ def port_inside(
     """
     with open_trace(spotted.trace) as theirs:
         plan = planting("port", spotted.rows, ours, theirs)
-        block = {a.key.path for a in theirs.activations}
-        globs = tuple(sorted({escape(path) for path in (*block, *paths)}))
+        globs = runs.globs((a.key for a in theirs.activations), *paths)
         selection = Selection(globs, level="op", inside=tuple(map(escape, paths)))
         path = folder / "inside-port.h5"
         runs.runs += 1
@@ -125,20 +124,23 @@ def look_inside(
     progress(f"running the port inside {region or 'the model'}")
     with port_inside(runs, ours, spotted, sides[1], folder) as own:
         known = any(a.key.path in sides[0] for a in ours.deeper)
+        listed = called(own, sides[1], spotted)
         if known:
-            return zoomed(region, sides, spotted.rows, ours, own)
+            found = zoomed(region, sides, spotted.rows, ours, own)
+            return found if found.spots else listed
         if not has_model(ours):
-            return called(own, sides[1], spotted)
+            return listed
         progress(f"running the reference inside {region or 'the model'}")
         dtype = run_dtype(ours.activations)
         try:
             model = as_subject(ours.header.subject, dtype)
             with reference_inside(ours, model, sides[0], folder) as inner:
-                return zoomed(region, sides, spotted.rows, inner, own)
+                found = zoomed(region, sides, spotted.rows, inner, own)
+                return found if found.spots else listed  # bfloat16 may hide it from a zoom
         except (
             FirstdiffError
         ):  # moved, or of another version: the port's functions are told all the same
-            return called(own, sides[1], spotted)
+            return listed
 
 
 def has_model(ours: Trace) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from firstdiff.bisection_inside import Spotted, look_inside, paths_of, wrong_weights
+from firstdiff.bisection_local import is_barely, on_right_inputs
 from firstdiff.diff.bisection import Bisection, Step, last_fault, search_depth
 from firstdiff.diff.cut_judge import CutJudge, agree, first_fault, worst
 from firstdiff.diff.cut_values import CutValues
@@ -57,12 +58,15 @@ class SubjectBisection:
             self._notes.append(
                 f"{self._name(cut)} receives something else, which has no effect: it agrees again further on."
             )
-        spotted = self._inside(depth.good, depth.bad)
+        good, spotted = depth.good, self._inside(depth.good, depth.bad)
+        if spotted.finding is None and good:
+            good, spotted = self._before(good, spotted)
+        spotted = self._sharpened(good, spotted)
         finding = spotted.finding
         last = self._last(depth.good, depth.bad)
-        block = self._judge.name(self._cuts[depth.good].block)
+        block = self._judge.name(self._cuts[good].block)
         words = finding.sentence if finding else f"between {block} and {self._name(depth.bad)}."
-        beyond = "unknown" if last is None else "none" if last == depth.good else "faults"
+        beyond = "unknown" if last is None else "none" if last <= depth.good else "faults"
         return self._result(
             finding=finding,
             rows=spotted.rows,
@@ -113,6 +117,34 @@ class SubjectBisection:
             self._with_sides = False
             return again
         return self._sources() or found
+
+    def _before(self, good: int, spotted: Spotted) -> tuple[int, Spotted]:
+        """Where a block is right on the reference's values: the last block before it with a fault.
+
+        What crosses the cut differs by less than its floor, and by enough to be seen further on.
+        """
+        refused = len(self._runs.refused)
+        if not self._planted(good) or len(self._runs.refused) > refused:
+            return good, spotted
+        last = last_fault(self._planted, 0, good)
+        found = self._inside(last, last + 1)
+        if found.finding is None:
+            return good, spotted
+        self._notes.append(
+            f"What {self._name(good)} receives differs by less than its floor, and by more further on."
+        )
+        return last, found
+
+    def _sharpened(self, good: int, spotted: Spotted) -> Spotted:
+        """An earlier fault of the block, where the free floors there leave room for one."""
+        if not is_barely(spotted) or not spotted.rows:
+            return spotted
+        self._progress(f"run {self._runs.runs + 1}")
+        folder, listing = spotted.trace.parent, self._listing
+        found = on_right_inputs(self._runs, self._reference, listing, spotted, folder)
+        if found is not spotted:
+            self._told(f"each module of {self._name(good)} on the reference's values", found.rows)
+        return found
 
     def _sources(self) -> Spotted | None:
         """The first fault among what was computed before the first layer, where wrong side values come from."""

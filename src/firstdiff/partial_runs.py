@@ -5,7 +5,7 @@ Apart from the search, because PyTorch and JAX differ here and nowhere else in i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from glob import escape
 from pathlib import Path
@@ -57,10 +57,15 @@ class PartialRuns:
             sink = _only(event_writer(writer), frozenset(wanted))
             taps = {*wanted, *planted}
             sites = tuple(sorted({key.site for key in taps}))
-            selection = Selection(tuple(sorted({escape(key.path) for key in taps})), sites)
+            selection = Selection(self.globs(taps), sites)
             (self._torch if self._is_torch else self._jax)(sink, selection, planted)
             writer.finish()
         return open_trace(path)
+
+    @staticmethod
+    def globs(keys: Iterable[Key], *more: str) -> tuple[str, ...]:
+        """Globs that select the modules of ``keys``, and those at the paths ``more``, alone."""
+        return tuple(sorted({escape(path) for path in (*(key.path for key in keys), *more)}))
 
     @property
     def _is_torch(self) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 import firstdiff
 from firstdiff.models import qwen2
+from firstdiff.models.checkpoint import discriminating_inputs
 from firstdiff.models.faults import FAULTS
 from firstdiff.traces.errors import OptionError
 
@@ -66,6 +67,25 @@ def test_under_jit_and_through_a_scan(checkpoint: Path, reference: Path) -> None
 
 def test_a_torch_port_of_a_checkpoint_passes(checkpoint: Path, reference: Path) -> None:
     assert firstdiff.bisect(reference, f"hf:{checkpoint}").exit_code == 0
+
+
+def test_what_is_within_the_floor_of_a_cut_is_found_before_it(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """In bfloat16 the fault is told from rounding by what comes of it, one layer further on."""
+    reference = tmp_path / "ref.h5"
+    inputs = discriminating_inputs()
+    firstdiff.capture(
+        f"hf:{checkpoint}", reference, inputs=inputs, dtype="bfloat16", floor=("bfloat16",)
+    )
+    port = qwen2.subject("linen", checkpoint, fault="cache_slot_empty", dtype="bfloat16")
+    found = firstdiff.bisect(reference, port, mode="eager")
+    assert is_at(found, "cache_slot_empty"), found.summary
+    assert (found.block, found.beyond) == ("layers.0", "none")
+    assert "What layers.1 receives differs by less than its floor" in found.notes[0]
+    questions = [step.question for step in found.steps]
+    assert "each module of layers.0 on the reference's values" in questions
+    assert "attention_last_slot_empty (linen.py:" in found.called  # bfloat16 hides it from a zoom
 
 
 def test_two_traces_of_a_seeded_fault(checkpoint: Path, reference: Path, tmp_path: Path) -> None:
