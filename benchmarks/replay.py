@@ -58,6 +58,10 @@ class Tally:
     """Names of the others."""
     below: list[str] = field(default_factory=list)
     """Names of those that rounding hides."""
+    caused: int = 0
+    """The cause said at the true place is the true one."""
+    miscaused: list[str] = field(default_factory=list)
+    """Those of which another cause was said there as likely."""
 
     def add(self, name: str, grade: str, visible: Callable[[], bool] = lambda: True) -> None:
         self.total += 1
@@ -66,6 +70,12 @@ class Tally:
         self.patterned += grade == "suspicion"
         if grade not in ("right", "suspected", "suspicion"):
             (self.missed if visible() else self.below).append(f"{name} ({grade})")
+
+    def add_cause(self, fault: Fault, said: str | None) -> None:
+        """Count what was ``said`` at the place of ``fault``; None for nothing certain."""
+        self.caused += said == fault.cause
+        if said not in (None, fault.cause):
+            self.miscaused.append(f"{fault.name} ({said})")
 
     @property
     def placed(self) -> int:
@@ -164,6 +174,18 @@ def listed(result: Replay, fault: Fault) -> str:
     return next((name for name, group in places(result).items() if place in group), "not listed")
 
 
+def cause(result: Replay, fault: Fault) -> str | None:
+    """The likely cause that is said at the place of ``fault``, None for none."""
+    place = fault.activation, fault.site
+    explained = (
+        f.explanation.cause
+        for f in (*result.faults, *result.suspects)
+        if f.explanation is not None and (f.activation, f.site) == place
+    )
+    suspected = (s.cause for s in result.suspicions if (s.name, s.site) == place)
+    return next(itertools.chain(explained, suspected), None)
+
+
 def places(result: Replay) -> dict[str, list[tuple[str, str]]]:
     """(module, site) of all that was found, by how."""
     return {
@@ -210,7 +232,11 @@ def singly(bench: Bench, names: list[str]) -> None:
         for direction, result in bench.run(FAULTS[name]).items():
             found = grade(result, FAULTS[name])
             tallies[direction].add(name, found, partial(bench.visible, name))
+            tallies[direction].add_cause(FAULTS[name], cause(result, FAULTS[name]))
     told(bench, "singly", tallies)
+    for direction, tally in tallies.items():
+        others = f"; other causes: {', '.join(tally.miscaused)}" if tally.miscaused else ""
+        print(f"{bench.dtype} {direction} replay: cause named {tally.caused}{others}", flush=True)
 
 
 def in_pairs(bench: Bench, count: int, seed: int) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from firstdiff.diff.locate import Finding, located
 
 if TYPE_CHECKING:
+    from firstdiff.diff.explain import Explanation
     from firstdiff.diff.judge import Grade
     from firstdiff.diff.row import Row
 
@@ -40,6 +41,9 @@ class Fault:
     """`file:line` of the port that made the value, when known."""
     leaf: str = ""
     """Which of the module's inputs or results."""
+    explanation: Explanation | None = None
+    """Why the value is wrong, certain or not; None where the same fault of an earlier layer is explained, and for what
+    is compared exactly."""
 
 
 def find_faults(rows: Sequence[Row]) -> list[Fault]:

@@ -7,7 +7,13 @@ everything that can be named.
 
 from __future__ import annotations
 
-from firstdiff.diff.explain.explanation import Explanation, Hint, explain, explain_row
+from firstdiff.diff.explain.explanation import (
+    Explanation,
+    Hint,
+    explain,
+    explain_row,
+    explain_scene,
+)
 from firstdiff.diff.explain.faint import Suspicion, find_faint
 from firstdiff.diff.explain.structure import Structure
 
@@ -18,5 +24,6 @@ __all__ = [
     "Suspicion",
     "explain",
     "explain_row",
+    "explain_scene",
     "find_faint",
 ]

@@ -146,10 +146,15 @@ def explain_row(
         return _exact(explain_nonfinite(reference, port, row, padding), pair)
     if row.floor is None or row.measurement is None:
         return _exact(explain_exact(reference, port, row, padding), pair)
-    scene = Scene(reference, port, row, tuple(rows), padding)
-    if not scene.valid.any() or not scene.target.shape:
+    return explain_scene(Scene(reference, port, row, tuple(rows), padding), where)
+
+
+def explain_scene(scene: Scene, where: str = "") -> Explanation | None:
+    """Why the tensor of ``scene`` is wrong; None for a scalar, and where nothing can be compared."""
+    if not scene.target.shape or not scene.valid.any():
         return None
-    structure = find_structure(scene)
+    structure, pair = find_structure(scene), scene.row.pair
+    assert pair is not None, "a scene is made for a pair"
     seen = _phrase(where, structure.words)
     found = replace(_explain(scene, seen), structure=structure)
     return replace(found, port_source=pair.port.source, reference_source=pair.reference.source)

@@ -147,7 +147,8 @@ def fit(scene: Scene, output: Activation, given: Activation) -> Linear | None:
     same = given.shape[:-1] == output.shape[:-1]
     if not same or not 1 < unknowns <= MOST or np.prod(output.shape[:-1]) < unknowns + SPARE:
         return None
-    x, y = (scene.recorded(a).reshape(-1, a.shape[-1]) for a in (given, output))
+    sides = (given, scene.recorded(given)), (output, scene.made(output))
+    x, y = (value.reshape(-1, a.shape[-1]) for a, value in sides)
     finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
     x, y = np.column_stack([x, np.ones(len(x))])[finite], y[finite]
     if len(x) < unknowns + SPARE:
@@ -188,7 +189,7 @@ def _same_input(scene: Scene, given: Activation) -> Iterator[Hypothesis]:
             and inputs[0].digest.checksum == digest.checksum
         ):
             words = f"using the weights of {output.key.path}"
-            yield Hypothesis("weights swapped", words, scene.recorded(output))
+            yield Hypothesis("weights swapped", words, scene.made(output))
 
 
 def _others(

@@ -152,7 +152,8 @@ def _fit(scene: Scene, output: Activation) -> tuple[Norm, np.ndarray, np.ndarray
     given = scene.inputs_of(output) if output.key.site == "output" else []
     if len(given) != 1 or given[0].shape != output.shape or len(output.shape) < 2:
         return None
-    x, y = (scene.recorded(a).reshape(-1, output.shape[-1]) for a in (given[0], output))
+    sides = scene.recorded(given[0]), scene.made(output)
+    x, y = (value.reshape(-1, output.shape[-1]) for value in sides)
     finite = np.isfinite(x).all(axis=1) & np.isfinite(y).all(axis=1)
     x, y = x[finite], y[finite]
     if len(x) < _LEAST_ROWS or output.shape[-1] < 2:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from firstdiff.diff.planting import Planting, Tap
+    from firstdiff.diff.row import Row
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Activation, Key
 
@@ -105,7 +106,7 @@ class PlantedScene(Scene):
     @cached_property
     def wrong(self) -> np.ndarray:
         """The port's numbers in the reference's layout, float64."""
-        return np.asarray(self._replayed.made(self._replayed.taps[self.target.order]), np.float64)
+        return self.ported(self.row)
 
     def recorded(self, activation: Activation) -> np.ndarray:
         """What the reference computed on with; in the call that returned the target what it made."""
@@ -114,9 +115,18 @@ class PlantedScene(Scene):
             return np.asarray(self._replayed.right(activation), np.float64)
         return np.asarray(self._replayed.reference_had(activation), np.float64)
 
+    def made(self, output: Activation) -> np.ndarray:
+        """What the reference computed of what went in."""
+        return np.asarray(self._replayed.right(output), np.float64)
+
     def given(self, activation: Activation) -> np.ndarray:
         """What the port computed on with."""
         return np.asarray(self._replayed.port_had(activation), np.float64)
+
+    def ported(self, row: Row) -> np.ndarray:
+        """What the port made at the place of ``row``, in the reference's layout, float64."""
+        tap = self._replayed.taps[row.activation.order]
+        return np.asarray(self._replayed.made(tap), np.float64)
 
     def visible(self, activation: Activation) -> np.ndarray | None:
         """The mask that the reference used, as bool; None when it is no mask."""

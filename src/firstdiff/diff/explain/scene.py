@@ -98,7 +98,8 @@ class Scene:
         reference, and NaN in ``value`` where it was not evaluated, are left out; 8 of them have to remain.
         """
         at = at or self.target
-        ours = self.right if at is self.target else self.recorded(at)
+        made = self.made if at.key.site == "output" else self.recorded
+        ours = self.right if at is self.target else made(at)
         real = valid_elements(at.shape, self.padding)
         keep = np.isfinite(ours) & ~np.isnan(value)
         keep = keep if real is None else keep & real
@@ -121,6 +122,10 @@ class Scene:
     def recorded(self, activation: Activation) -> np.ndarray:
         """The reference's numbers, float64."""
         return np.asarray(self.reference.values(activation), np.float64)
+
+    def made(self, output: Activation) -> np.ndarray:
+        """What the reference's module returned at ``output``; in a replay something else may have gone on."""
+        return self.recorded(output)
 
     def given(self, activation: Activation) -> np.ndarray:
         """What the port had at the reference's ``activation``: its own where they agree, else the reference's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,10 @@ def _lines(result: Replay, all_rows: bool) -> Iterator[Text]:
         yield from _table([_row(row) for row in result.rows])
     doubt = "bold yellow" if result.suspicions else "bold green"
     yield Text(result.summary, "bold red" if result.faults else doubt)
-    yield from _table([_fault(title, found) for title, found in merged(result.faults)], "bold red")
+    yield from _faults(result.faults, "bold red")
     if result.suspects:
         yield Text("Near the limit (3 to 8 times the floor), to be repeated in float32:", "yellow")
-        yield from _table([_fault(t, f) for t, f in merged(result.suspects)], "yellow")
+        yield from _faults(result.suspects, "yellow")
     if result.suspicions:
         yield Text(_BELOW, "yellow")
         yield from _table(list(_suspicions(result.suspicions)), "yellow", "amplitude")
@@ -75,6 +76,18 @@ def _row(found: ReplayRow) -> tuple[str, str, str, str]:
         "no effect" if row.healed else _VERDICTS.get(row.verdict.kind, row.verdict.kind.upper())
     )
     return row.name or "the model", row.label, verdict, score_text(row.verdict.score)
+
+
+def _faults(faults: Sequence[Fault], style: str) -> Iterator[Text]:
+    """A line a fault, whatever layers it is in, and its likely cause below."""
+    groups = merged(faults)
+    lines = _table([_fault(title, found) for title, found in groups], style)
+    yield from islice(lines, 1)
+    for line, (_, found) in zip(lines, groups, strict=True):
+        yield line
+        told = found[0].explanation
+        if told is not None:
+            yield Text(f"      likely cause: {told.sentence}")
 
 
 def _fault(title: str, found: Sequence[Fault]) -> tuple[str, str, str, str]:
