@@ -36,7 +36,7 @@ from firstdiff.models.variants import VARIANTS
 from firstdiff.recording import as_subject, record
 from firstdiff.replaying import Judged, replay_port, replay_reference
 from firstdiff.traces import open_trace
-from verdict import compile_once
+from seeded import compile_once
 
 if TYPE_CHECKING:
     from firstdiff.diff.replayed import Replay

@@ -36,6 +36,7 @@ from firstdiff.traces.padding import padding_mask
 if TYPE_CHECKING:
     from firstdiff.diff import Diff
     from firstdiff.diff.explain import Suspicion
+    from firstdiff.diff.faults import Fault
     from firstdiff.diff.local import FloorOf
     from firstdiff.diff.planting import Planting
     from firstdiff.diff.replayed import Replay, ReplayRow
@@ -130,6 +131,10 @@ class Found:
     """Every judged tap."""
     unjudged: tuple[tuple[str, str], ...]
     """The others, with the reason."""
+    faults: tuple[Fault, ...] = ()
+    """As in `Replay`, like those that follow."""
+    suspects: tuple[Fault, ...] = ()
+    without_effect: tuple[Fault, ...] = ()
     suspicions: tuple[Suspicion, ...] = ()
     """Mistakes below the floors."""
     notes: tuple[str, ...] = ()
@@ -304,8 +309,8 @@ def _judged(
     inputs: Trace,
 ) -> Found:
     from firstdiff.diff.explain.planted import Replayed
-    from firstdiff.diff.replayed import judge_replay
-    from firstdiff.diff.suspecting import TRIPS, find_suspicions
+    from firstdiff.diff.replayed import faults_of, judge_replay
+    from firstdiff.diff.suspecting import TRIPS, explained, find_suspicions
 
     padding = padding_mask({name: inputs.input_values(name) for name in inputs.inputs})
 
@@ -332,12 +337,19 @@ def _judged(
         raise OptionError(
             f"{asked or 'replay'}: no aligned activation; there are modules like {paths}"
         )
+    faults, suspects, without = (tuple(group) for group in faults_of(rows))
+    found = Found(rows, unjudged, faults, suspects, without)
+    replayed = Replayed(plan, truth, own, is_planted)
     try:
-        below = find_suspicions(Replayed(plan, truth, own, is_planted), rows, padding)
+        return replace(
+            found,
+            suspicions=find_suspicions(replayed, rows, padding),
+            faults=explained(replayed, rows, faults, padding),
+            suspects=explained(replayed, rows, suspects, padding),
+        )
     except TRIPS as error:
-        failed = f"nothing was looked for below the floor ({type(error).__name__}: {error})"
-        return Found(rows, unjudged, notes=(failed,))
-    return Found(rows, unjudged, below)
+        failed = f"no causes: looking for them failed ({type(error).__name__}: {error})"
+        return replace(found, notes=(failed,))
 
 
 def _finished(
@@ -348,9 +360,8 @@ def _finished(
     port: str,
     seconds: tuple[float, float, int],
 ) -> Replay:
-    from firstdiff.diff.replayed import Cost, Replay, faults_of
+    from firstdiff.diff.replayed import Cost, Replay
 
-    faults, suspects, without = faults_of(found.rows)
     put = [tap for key, tap in plan.keys().items() if planted.get(key, "-") == ""]
     nbytes = sum(tap.pair.port.place.nbytes for tap in put if tap.pair.port.place is not None)
     return Replay(
@@ -359,9 +370,9 @@ def _finished(
         port,
         judged_dtype(plan.reference, plan.port),
         found.rows,
-        tuple(faults),
-        tuple(suspects),
-        tuple(without),
+        found.faults,
+        found.suspects,
+        found.without_effect,
         found.unjudged,
         Cost(*seconds, planted=len(put), nbytes=nbytes),
         (*_notes(plan, planted), *found.notes),

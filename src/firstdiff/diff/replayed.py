@@ -115,7 +115,9 @@ class Replay:
             return f"{count} {'fault' if count == 1 else 'independent faults'} in {judged}."
         worst = self.worst
         score = f", worst error / floor {worst.row.verdict.score:.2g}" if worst else ""
-        return f"No fault in {judged}{score}."
+        count = len(self.suspicions)
+        below = f"; {count} {'suspicion' if count == 1 else 'suspicions'} below the floor"
+        return f"No fault in {judged}{score}{below if count else ''}."
 
     def to_json(self) -> str:
         """The whole result as JSON, UTF-8; NaN and infinities become null."""
