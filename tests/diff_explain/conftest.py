@@ -43,13 +43,13 @@ def compared(checkpoint: Path, reference: Path) -> Callable[..., Diff]:
     """The comparison with a port that carries a fault, made once."""
     made: dict[tuple[Any, ...], Diff] = {}
 
-    def compare(fault: str | None, port: str = "linen") -> Diff:
-        if (fault, port) not in made:
+    def compare(fault: str | None, port: str = "linen", dtype: str = "float32") -> Diff:
+        if (fault, port, dtype) not in made:
             path = reference.parent / "port.h5"
-            subject = qwen2.subject(port, checkpoint, fault=fault)
+            subject = qwen2.subject(port, checkpoint, fault=fault, dtype=dtype)
             record(subject, path, inputs=discriminating_inputs(), verify=False, force=True)
-            made[fault, port] = diff(reference, path)
-        return made[fault, port]
+            made[fault, port, dtype] = diff(reference, path)
+        return made[fault, port, dtype]
 
     return compare
 

@@ -54,11 +54,28 @@ def test_what_the_traces_cannot_tell_is_not_named(compared: Callable[..., Diff])
     assert found.explanation.sentence.startswith("not certain. ")
 
 
-@pytest.mark.parametrize("port", ["nnx", "haiku"])
-def test_other_frameworks(port: str, compared: Callable[..., Diff]) -> None:
-    found = compared("rotary_interleaved", port)
+@pytest.mark.parametrize(
+    ("port", "name"),
+    [
+        *((port, "rotary_interleaved") for port in ("nnx", "haiku")),
+        ("equinox", "rotary_tables_repeated"),  # a table of its own for each row
+        *(("function", name) for name in ("norm_skipped", "norm_bfloat16", "embedding_scaled")),
+    ],
+)
+def test_other_frameworks(port: str, name: str, compared: Callable[..., Diff]) -> None:
+    found = compared(name, port)
+    assert found.first is not None
+    assert (found.first.name, found.first.key.site) == (FAULTS[name].activation, FAULTS[name].site)
     assert found.explanation is not None
-    assert found.explanation.cause == "rotary pairing"
+    assert found.explanation.cause == FAULTS[name].cause
+
+
+@pytest.mark.parametrize("name", ["rotary_interleaved", "heads_merged_channels_first"])
+def test_a_bfloat16_port_of_a_float32_reference(name: str, compared: Callable[..., Diff]) -> None:
+    """The reference's attention is recognised by its own tables, not by the port's rounded ones."""
+    found = compared(name, dtype="bfloat16")
+    assert found.explanation is not None
+    assert found.explanation.cause == FAULTS[name].cause
 
 
 def test_the_evidence_says_where_and_what(compared: Callable[..., Diff]) -> None:

@@ -17,7 +17,7 @@ from firstdiff.diff.explain.rotary import BASES, measure_angles
 from firstdiff.diff.explain.scene import Scene, is_float, norm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from firstdiff.traces.schema import Activation
 
@@ -53,9 +53,9 @@ def _operands(scene: Scene) -> Iterator[tuple[Operands, Operands]]:
         if some is not None and len(some) < min(LEAST_QUERIES, q.shape[1]):
             return
         masks, real = _masks(scene, q.shape[0], q.shape[1], k.shape[1])
-        tables = _tables(scene)
+        sides = (ours, _tables(scene, scene.recorded)), (theirs, _tables(scene, scene.given))
         for mask in masks:
-            mine, given = (Operands(*side, d, mask, real, tables, some) for side in (ours, theirs))
+            mine, given = (Operands(*side, d, mask, real, tables, some) for side, tables in sides)
             yield mine, given
 
 
@@ -159,12 +159,15 @@ def _masks(
     ], real
 
 
-def _tables(scene: Scene) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Rotary tables by name: the recorded ones, and those of other bases where the angles can be measured."""
-    found = rotary_tables(scene)
-    if found is None:
+def _tables(
+    scene: Scene, read: Callable[[Activation], np.ndarray]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Rotary tables by name: those of one side as ``read`` gives them, and those of other bases where the reference's
+    angles can be measured."""
+    found, used = rotary_tables(scene), rotary_tables(scene, read)
+    if found is None or used is None:
         return {}
-    tables = {"recorded": (found.cos, found.sin)}
+    tables = {"recorded": (used.cos, used.sin)}
     angles = measure_angles(found.cos, found.sin)
     if angles is not None:
         tables |= {f"{base:g}": angles.tables(base) for base in BASES if not angles.has(base)}

@@ -9,6 +9,8 @@ from firstdiff.diff.aliases import readings
 from firstdiff.diff.explain.scene import Scene, is_float
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from firstdiff.traces.schema import Activation
@@ -33,7 +35,7 @@ def latest(scene: Scene, role: str, site: str = "output") -> Activation | None:
 
 @dataclass(frozen=True)
 class Tables:
-    """The rotary tables that the reference used, float64."""
+    """Rotary tables, float64."""
 
     cos: np.ndarray
     """[1 or batch, tokens, width]."""
@@ -41,8 +43,14 @@ class Tables:
     """The same."""
 
 
-def rotary_tables(scene: Scene) -> Tables | None:
-    """cos and sin as the attention was given them, else as the rotary embedding returned them; None without any."""
+def rotary_tables(
+    scene: Scene, read: Callable[[Activation], np.ndarray] | None = None
+) -> Tables | None:
+    """cos and sin as the attention was given them, else as the rotary embedding returned them; None without any.
+
+    ``read`` is `Scene.recorded`, the default, or `Scene.given`: the reference's, or the port's where they agree.
+    """
+    read = read or scene.recorded
     found: dict[str, Activation] = {}
     for activation in scene.before():
         part = _table(activation)
@@ -50,9 +58,7 @@ def rotary_tables(scene: Scene) -> Tables | None:
             found.setdefault(part, activation)
         if len(found) == 2:
             pair = found["0"], found["1"]
-            return (
-                Tables(*(scene.given(a) for a in pair)) if pair[0].shape == pair[1].shape else None
-            )
+            return Tables(*map(read, pair)) if pair[0].shape == pair[1].shape else None
     return None
 
 
