@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,28 +22,23 @@ from firstdiff.inputs import trace_inputs
 from firstdiff.planted_runs import run_planted, tensors_of
 from firstdiff.recording import as_subject, capture, is_torch_module
 from firstdiff.replay_floors import (
-    floor_note,
     floors_in,
     judged_dtype,
     measured_floors,
     require_elements,
     with_free_floor,
 )
-from firstdiff.traces import Trace, open_trace
+from firstdiff.replay_result import judged_taps, result_of
+from firstdiff.traces import open_trace
 from firstdiff.traces.errors import OptionError
-from firstdiff.traces.padding import padding_mask
 
 if TYPE_CHECKING:
     from firstdiff.diff import Diff
-    from firstdiff.diff.explain import Suspicion
-    from firstdiff.diff.faults import Fault
     from firstdiff.diff.local import FloorOf
-    from firstdiff.diff.planting import Planting
-    from firstdiff.diff.replayed import Replay, ReplayRow
+    from firstdiff.diff.replayed import Replay
     from firstdiff.diff.row import Row
     from firstdiff.models.subject import Subject
     from firstdiff.tracer.forced_runs import ForcedRuns
-    from firstdiff.traces.schema import Key
 
 Progress = Callable[[str], None]
 
@@ -123,24 +118,6 @@ def replay(
     return replay_reference(given, second, judged=judged, map=map, progress=progress)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What judging a replay found, not yet put together."""
-
-    rows: tuple[ReplayRow, ...]
-    """Every judged tap."""
-    unjudged: tuple[tuple[str, str], ...]
-    """The others, with the reason."""
-    faults: tuple[Fault, ...] = ()
-    """As in `Replay`, like those that follow."""
-    suspects: tuple[Fault, ...] = ()
-    without_effect: tuple[Fault, ...] = ()
-    suspicions: tuple[Suspicion, ...] = ()
-    """Mistakes below the floors."""
-    notes: tuple[str, ...] = ()
-    """Sentences for people."""
-
-
 def _is_trace(side: Any) -> bool:
     return isinstance(side, str | Path) and Path(side).suffix in (".h5", ".hdf5", ".part")
 
@@ -193,9 +170,9 @@ def replay_port(
             progress(f"replaying the port with {len(plan.keys())} values of the reference")
             own, planted = run_planted(subject, inputs, plan, folder / name, mode, exact, decoding)
             made = stack.enter_context(open_trace(own))
-            result = _judged(plan, ours, made, floors, planted, judged, ours)
+            result = judged_taps(plan, ours, made, floors, planted, judged, ours)
             seconds = half - began, time.monotonic() - half, 1
-            return _finished(result, plan, planted, str(reference), subject.name, seconds)
+            return result_of(result, plan, planted, str(reference), subject.name, seconds)
 
         return _settled(run(free[1].rows, "own.h5"), doubt, lambda rows: run(rows, "named.h5"))
 
@@ -264,9 +241,11 @@ def replay_reference(
             )
             floors = measured_floors(dtype, runs.native[dtype], runs.conditioning)
             forced = dict.fromkeys(runs.forced, "")
-            result = _judged(plan, runs.truth, theirs, floors, forced, judged or Judged(), theirs)
+            result = judged_taps(
+                plan, runs.truth, theirs, floors, forced, judged or Judged(), theirs
+            )
             seconds = half - began, time.monotonic() - half, 3
-            return _finished(result, plan, forced, subject.name, str(port), seconds)
+            return result_of(result, plan, forced, subject.name, str(port), seconds)
 
         doubt = contested(free, ours, theirs, map)
         return _settled(run(free.rows, "weighed"), doubt, lambda rows: run(rows, "named"))
@@ -297,99 +276,3 @@ def _settled(
         cost=replace(result.cost, free=first.free, forced=forced, passes=passes),
         notes=(*result.notes, doubt.sentence(names=names)),
     )
-
-
-def _judged(
-    plan: Planting,
-    truth: Trace,
-    own: Trace,
-    floors: Any,
-    planted: Mapping[Key, str],
-    judged: Judged,
-    inputs: Trace,
-) -> Found:
-    from firstdiff.diff.explain.planted import Replayed
-    from firstdiff.diff.replayed import faults_of, judge_replay
-    from firstdiff.diff.suspecting import TRIPS, explained, find_suspicions
-
-    padding = padding_mask({name: inputs.input_values(name) for name in inputs.inputs})
-
-    def is_planted(key: Key) -> bool:
-        return planted.get(key, "-") == ""
-
-    rows, unjudged = judge_replay(
-        plan,
-        truth,
-        own,
-        floors,
-        planted=is_planted,
-        padding=padding,
-        only=judged.only,
-        start=judged.start,
-    )
-    if not rows:
-        asked = " and ".join(
-            f"{name} {value}"
-            for name, value in (("--only", judged.only), ("--from", judged.start))
-            if value
-        )
-        paths = ", ".join(list(dict.fromkeys(t.row.name for t in plan.taps if t.row.name))[:4])
-        raise OptionError(
-            f"{asked or 'replay'}: no aligned activation; there are modules like {paths}"
-        )
-    faults, suspects, without = (tuple(group) for group in faults_of(rows))
-    found = Found(rows, unjudged, faults, suspects, without)
-    replayed = Replayed(plan, truth, own, is_planted)
-    try:
-        return replace(
-            found,
-            suspicions=find_suspicions(replayed, rows, padding),
-            faults=explained(replayed, rows, faults, padding),
-            suspects=explained(replayed, rows, suspects, padding),
-        )
-    except TRIPS as error:
-        failed = f"no causes: looking for them failed ({type(error).__name__}: {error})"
-        return replace(found, notes=(failed,))
-
-
-def _finished(
-    found: Found,
-    plan: Planting,
-    planted: Mapping[Key, str],
-    reference: str,
-    port: str,
-    seconds: tuple[float, float, int],
-) -> Replay:
-    from firstdiff.diff.replayed import Cost, Replay
-
-    put = [tap for key, tap in plan.keys().items() if planted.get(key, "-") == ""]
-    nbytes = sum(tap.pair.port.place.nbytes for tap in put if tap.pair.port.place is not None)
-    return Replay(
-        plan.direction,
-        reference,
-        port,
-        judged_dtype(plan.reference, plan.port),
-        found.rows,
-        found.faults,
-        found.suspects,
-        found.without_effect,
-        found.unjudged,
-        Cost(*seconds, planted=len(put), nbytes=nbytes),
-        (*_notes(plan, planted), *found.notes),
-        found.suspicions,
-    )
-
-
-def _notes(plan: Planting, planted: Mapping[Key, str]) -> Iterator[str]:
-    """What stayed the model's own, by reason."""
-    note = floor_note(plan.reference, plan.port) if plan.direction == "port" else ""
-    if note:
-        yield note
-    reasons: dict[str, list[str]] = {}
-    for key, tap in plan.keys().items():
-        reason = planted.get(key, "its shape or kind does not fit")
-        if reason:
-            reasons.setdefault(reason, []).append(f"{tap.row.name} {tap.row.label}")
-    for reason, names in reasons.items():
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        yield f"not replaced: {shown}: {reason}"
