@@ -114,6 +114,23 @@ _seed(
     weights=_edited(".attn.c_proj.weight", np.transpose),
 )
 
+_seed(
+    "gpt2_positions_one_off",
+    "Learned positions are sliced from the second row on instead of the first.",
+    at="input h.0",
+    module="",
+    cause="position offset",
+    functions={"add_positions": gpt2.add_positions_one_off},
+)
+_seed(
+    "gpt2_positions_missing",
+    "Learned positions are not added.",
+    at="input h.0",
+    module="",
+    cause="position embedding missing",
+    functions={"add_positions": gpt2.add_positions_none},
+)
+
 # BERT ---------------------------------------------------------------------------------------------------------
 
 _ATTENTION_NORM = "layer.0.attention.output.LayerNorm"
@@ -165,6 +182,30 @@ _seed(
     functions={"first_token": bert.last_token},
 )
 
+_seed(
+    "bert_positions_missing",
+    "Learned positions are not added.",
+    at="input embeddings.LayerNorm",
+    module="embeddings",
+    cause="position embedding missing",
+    functions={"sum_embeddings": bert.sum_embeddings_without_positions},
+)
+_seed(
+    "bert_mean_pooled",
+    "The pooler averages all tokens instead of taking the first.",
+    at="input pooler.dense",
+    module="pooler",
+    cause="pooled token",
+    functions={"first_token": bert.mean_token},
+)
+_seed(
+    "bert_pooler_unactivated",
+    "The pooler leaves out its tanh.",
+    at="pooler",
+    cause="activation function",
+    functions={"pooler_activation": bert.pooler_activation_none},
+)
+
 # ViT ----------------------------------------------------------------------------------------------------------
 
 _seed(
@@ -204,6 +245,37 @@ _seed(
     functions={"channels_last": vit.channels_reversed},
 )
 
+_seed(
+    "vit_image_upside_down",
+    "The image's last row comes first.",
+    at="input embeddings.patch_embeddings.projection",
+    module="embeddings.patch_embeddings",
+    cause="image layout",
+    functions={"channels_last": vit.image_upside_down},
+)
+_seed(
+    "vit_positions_one_off",
+    "Each patch gets the position of the one before it.",
+    at="embeddings",
+    cause="position offset",
+    functions={"add_positions": vit.add_positions_one_off},
+)
+_seed(
+    "vit_positions_missing",
+    "Learned positions are not added.",
+    at="embeddings",
+    cause="position embedding missing",
+    functions={"add_positions": vit.add_positions_none},
+)
+_seed(
+    "vit_patches_pooled",
+    "The pooler averages the patches instead of taking the class token.",
+    at="input pooler.dense",
+    module="pooler",
+    cause="pooled token",
+    functions={"pooled_token": vit.patches_averaged},
+)
+
 # Gemma --------------------------------------------------------------------------------------------------------
 
 _seed(
@@ -234,6 +306,15 @@ _seed(
     module="layers.0.mlp.act_fn",
     cause="activation function",
     functions={"gelu": gemma.gelu_exact},
+)
+
+_seed(
+    "gemma_query_scale",
+    "The scores are divided by head_dim instead of its root.",
+    at="input layers.0.self_attn.o_proj",
+    module="layers.0.self_attn",
+    cause="attention scale",
+    functions={"attention_scaling": gemma.attention_scaling_by_width},
 )
 
 # Mixtral ------------------------------------------------------------------------------------------------------
@@ -284,4 +365,25 @@ _seed(
         "experts.gate_up_proj,experts.down_proj",
         lambda x: np.ascontiguousarray(np.roll(x, 1, axis=0)),
     ),
+)
+_seed(
+    "mixtral_router_sigmoid",
+    "The router takes sigmoids instead of a softmax.",
+    cause="router weights",
+    functions={"route": mixtral.route_by_sigmoid},
+    **_ROUTED,
+)
+_seed(
+    "mixtral_experts_summed",
+    "The chosen experts are added up; the router's weights are not used.",
+    at="layers.0.mlp.experts",
+    cause="router weights",
+    functions={"combine": mixtral.combine_experts_summed},
+)
+_seed(
+    "mixtral_best_alone",
+    "Only the first of the two chosen experts is used, with its weight.",
+    at="layers.0.mlp.experts",
+    cause="number of experts",
+    functions={"combine": mixtral.combine_best_expert},
 )

@@ -14,11 +14,12 @@ import numpy as np
 
 from firstdiff.diff.explain.activations import FUNCTIONS, Function
 from firstdiff.diff.explain.hypothesis import Hypothesis
-from firstdiff.diff.explain.scene import Scene, is_float
+from firstdiff.diff.explain.scene import TINY, Scene, is_float
+from firstdiff.diff.explain.summands import summed
 from firstdiff.diff.judge import WARN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from firstdiff.traces.schema import Activation
 
@@ -49,7 +50,7 @@ def glue(scene: Scene) -> Iterator[Hypothesis]:
     found = operands(scene)
     carried = _carried(scene, found)
     if carried is not None:
-        yield from _passed(found, carried)
+        yield from _passed(_unexplained(scene, found, carried), carried)
         yield from _activated(found, carried)
         return
     for make, combine in ((_sums, np.add), (_products, np.multiply)):
@@ -107,6 +108,16 @@ def _pair(scene: Scene, found: list[Operand], combine: np.ufunc) -> tuple[Operan
         if scene.reproduces(combine(values[id(earlier)], values[id(later)])):
             return earlier, later
     return None
+
+
+def _unexplained(scene: Scene, found: list[Operand], right: Operand) -> list[Operand]:
+    """``found`` without what others take for the same mistake: a summand, or what a function is applied to."""
+    paths = {part.path for part in summed(scene)}
+    return [
+        x for x in found
+        if x.activation.key.path not in paths
+        and (x is right or _function(x.value, right.value) is None)
+    ]  # fmt: skip
 
 
 def _passed(found: list[Operand], right: Operand) -> Iterator[Hypothesis]:
@@ -253,11 +264,20 @@ def _function(x: np.ndarray, y: np.ndarray) -> str | None:
 
     The nearest, not the first: both forms of GELU are near each other.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        misses = {
-            name: float(np.nan_to_num(np.nanmean((function(x) - y) ** 2), nan=np.inf))
-            for name, function in FUNCTIONS.items()
+    step = max(1, x.size // FEW)
+    some = _misses(x.reshape(-1)[::step], y.reshape(-1)[::step], tuple(FUNCTIONS))
+    near = [name for name, miss in some.items() if miss < ROUGHLY]
+    misses = _misses(x, y, near)
+    nearest = min(misses, key=lambda name: misses[name], default=None)
+    return nearest if nearest is not None and misses[nearest] < 2.0**-20 else None
+
+
+def _misses(x: np.ndarray, y: np.ndarray, names: Iterable[str]) -> dict[str, float]:
+    """By how much of ``y``'s square each function of ``x`` misses it."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return {
+            name: float(np.nan_to_num(np.nanmean((FUNCTIONS[name](x) - y) ** 2), nan=np.inf))
+            / max(float(np.nanmean(y**2)), TINY)
+            for name in names
             if name != "no function"
         }
-    nearest = min(misses, key=lambda name: misses[name])
-    return nearest if misses[nearest] < 2.0**-20 * np.nanmean(y**2) else None

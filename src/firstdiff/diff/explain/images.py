@@ -21,6 +21,8 @@ LAYOUTS: dict[str, _Turn] = {
     "turning the image upside down": lambda x: x[:, :, ::-1],
     "mirroring the image": lambda x: x[..., ::-1],
     "turning the image by half": lambda x: x[:, :, ::-1, ::-1],
+    "turning the image to the left": lambda x: np.rot90(x, 1, (2, 3)),
+    "turning the image to the right": lambda x: np.rot90(x, -1, (2, 3)),
     "reading channels last as channels first": lambda x: x.transpose(0, 2, 3, 1).reshape(x.shape),
     "reading channels first as channels last": lambda x: x.reshape(
         x.shape[0], *x.shape[2:], x.shape[1]

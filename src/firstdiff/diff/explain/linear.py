@@ -69,6 +69,12 @@ class Linear:
         spread = max(float(np.trace(self.spread[:-1, :-1])), 0.0) * self.kernel.shape[1]
         return self.sigma * sqrt(spread) / max(norm(self.kernel), TINY)
 
+    @property
+    def has_bias(self) -> bool:
+        """Whether the inferred bias is more than the inference is uncertain by."""
+        doubt = sqrt(max(float(self.spread[-1, -1]), 0.0) * self.bias.size)
+        return norm(self.bias) > 8 * self.sigma * doubt
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """``x`` [..., in] -> [..., out]."""
         return np.asarray(x @ self.kernel + self.bias)
@@ -99,7 +105,7 @@ def linear(scene: Scene) -> Iterator[Hypothesis]:
     keep = scene.valid.reshape(-1, scene.target.shape[-1]).all(axis=1)
     rows, null = x.reshape(-1, x.shape[-1])[keep], layer(x)
     noise = layer.noise(rows)
-    if norm(layer.bias) > 8 * layer.sigma * sqrt(layer.spread[-1, -1] * layer.bias.size):
+    if layer.has_bias:
         yield Hypothesis("bias missing", CHANGES[0].words, null - layer.bias, null, noise)
         yield Hypothesis("bias doubled", CHANGES[1].words, null + layer.bias, null, noise)
         yield from _permuted_bias(scene, layer, null, noise)
@@ -218,7 +224,7 @@ def _others(
             continue
         words = f"using the weights of {output.key.path}"
         yield Hypothesis("weights swapped", words, other(x), null, other.noise(rows))
-        if norm(other.bias) > 1e-3 * norm(layer.bias) > 0:
+        if other.has_bias and norm(other.bias) > 1e-3 * norm(layer.bias) > 0:
             words = f"adding the bias of {output.key.path}"
             yield Hypothesis(
                 "bias swapped", words, null - layer.bias + other.bias, null, layer.noise(rows)

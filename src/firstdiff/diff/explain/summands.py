@@ -54,14 +54,19 @@ class Embedded:
 
 def summands(scene: Scene) -> Iterator[Hypothesis]:
     """Hypotheses for a sum of two or three embeddings."""
-    if len(scene.target.shape) != 3:
-        return
-    found = _embedded(scene)
+    parts = summed(scene)
+    if parts:
+        yield from _wrong(scene, parts)
+
+
+def summed(scene: Scene) -> tuple[Embedded, ...]:
+    """The embeddings whose sum is the reference's tensor; none where it is no such sum."""
+    found = _embedded(scene) if len(scene.target.shape) == 3 else []
     for count in (3, 2):
         for parts in combinations(found, count):
             if scene.reproduces(_total([part.right for part in parts])):
-                yield from _wrong(scene, parts)
-                return
+                return parts
+    return ()
 
 
 def _total(values: list[np.ndarray]) -> np.ndarray:

@@ -64,6 +64,11 @@ def norm_of_sum(
     return norm(ops.add_residual(stream, branch))
 
 
+def pooler_activation(x: jax.Array) -> jax.Array:
+    """tanh; [b, e]."""
+    return jnp.tanh(x)
+
+
 def first_token(x: jax.Array) -> jax.Array:
     """[b, t, e] -> [b, e]."""
     return x[:, 0]
@@ -143,7 +148,8 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, t, e] -> [b, e]."""
-        return jnp.tanh(nn.Dense(self.config["hidden_size"], name="dense")(first_token(x)))
+        dense = nn.Dense(self.config["hidden_size"], name="dense")
+        return pooler_activation(dense(first_token(x)))
 
 
 class Bert(nn.Module):

@@ -40,3 +40,21 @@ def padding_mask_none(input_ids: jax.Array, attention_mask: jax.Array | None) ->
 def last_token(x: jax.Array) -> jax.Array:
     """[b, t, e] -> [b, e]: what a causal model would pool."""
     return x[:, -1]
+
+
+def mean_token(x: jax.Array) -> jax.Array:
+    """[b, t, e] -> [b, e]: the mean over all tokens, padded ones too."""
+    return x.mean(axis=1)
+
+
+def pooler_activation_none(x: jax.Array) -> jax.Array:
+    """Leaves the tanh out."""
+    return x
+
+
+def sum_embeddings_without_positions(
+    words: jax.Array, types: jax.Array, positions: jax.Array
+) -> jax.Array:
+    """Leaves the learned positions out."""
+    del positions
+    return words + types

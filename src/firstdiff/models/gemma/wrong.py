@@ -27,3 +27,8 @@ def embedding_scale_in_bfloat16(x: jax.Array, width: int) -> jax.Array:
 def gelu_exact(x: jax.Array) -> jax.Array:
     """With the error function; Gemma's is the tanh form."""
     return jax.nn.gelu(x, approximate=False)
+
+
+def attention_scaling_by_width(head_dim: int) -> float:
+    """1 / head_dim."""
+    return 1 / head_dim

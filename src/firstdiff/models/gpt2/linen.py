@@ -38,6 +38,11 @@ def layer_norm(eps: float, name: str) -> nn.Module:
     return nn.LayerNorm(eps, use_fast_variance=False, name=name)
 
 
+def add_positions(tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    """[b, t, e] and [1, t, e] -> [b, t, e]."""
+    return tokens + positions
+
+
 class Activation(nn.Module):
     """The activation, as a module of its own."""
 
@@ -106,7 +111,7 @@ class GPT2(nn.Module):
         c = self.config
         wte = nn.Embed(c["vocab_size"], c["n_embd"], name="wte")
         wpe = nn.Embed(c["n_positions"], c["n_embd"], name="wpe")
-        x = wte(input_ids) + wpe(ops.default_position_ids(input_ids))  # [b, t, e]
+        x = add_positions(wte(input_ids), wpe(ops.default_position_ids(input_ids)))  # [b, t, e]
         mask = ops.causal_mask(input_ids, attention_mask, "float32")
         for number in range(c["n_layer"]):
             x = Block(c, name=f"h_{number}")(x, mask)

@@ -35,3 +35,14 @@ def rms_norm(eps: float, name: str) -> linen.Module:
 
     options: dict[str, Any] = {"use_fast_variance": False, "name": name}
     return nn.RMSNorm(eps, **options)
+
+
+def add_positions_one_off(tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    """Each token gets the position of the one behind it."""
+    return tokens.at[:, :-1].add(positions[:, 1:]).at[:, -1].add(positions[:, -1])
+
+
+def add_positions_none(tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    """Leaves the learned positions out."""
+    del positions
+    return tokens

@@ -57,6 +57,11 @@ def add_positions(tokens: jax.Array, positions: jax.Array) -> jax.Array:
     return tokens + positions
 
 
+def pooled_token(tokens: jax.Array) -> jax.Array:
+    """[b, n, e] -> [b, e]: the class token."""
+    return tokens[:, 0]
+
+
 class PatchEmbeddings(nn.Module):
     """One convolution whose stride is its size."""
 
@@ -145,7 +150,7 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[b, n, e] -> [b, e]."""
-        return jnp.tanh(nn.Dense(self.config["pooler_output_size"], name="dense")(x[:, 0]))
+        return jnp.tanh(nn.Dense(self.config["pooler_output_size"], name="dense")(pooled_token(x)))
 
 
 class ViT(nn.Module):
