@@ -84,8 +84,21 @@ def _first(
         if wrong is not None and (lacking or not call.outputs):
             return _hand_over(calls[:number], owner, wrong)
         if lacking and not _heals(lacking, calls[number + 1 :], own, other):
-            return _first(call.children, call, own, other) or Blame(call, lacking[0])
+            inner = _first(call.children, call, own, other)
+            if inner is None or _kept_back(call, inner.call, own, other):
+                return Blame(call, lacking[0])
+            return inner
     return None
+
+
+def _kept_back(call: FunctionCall, inner: FunctionCall | None, own: Half, other: Half) -> bool:
+    """Whether ``call`` returns what ``inner`` makes, without giving it a tensor that the other side works with."""
+    if inner is None or inner is call:
+        return False
+    returned = all(any(_is_same(a, b) for b in inner.outputs) for a in call.outputs)
+    kept = [a for a in call.tensors if not any(_is_same(a, b) for b in inner.tensors)]
+    taken = [b for there in walk(other.calls) for b in there.tensors]
+    return returned and any(other.values.same(own.trace, a, b) for a in kept for b in taken)
 
 
 def _hand_over(

@@ -47,7 +47,8 @@ def examine(reference: Scope, port: Scope, handed: Sequence[Handed], allowance: 
         _spot("port", port, port_blame, theirs, ours, wrong),
     )
     tensor = bool(reference_blame.value.shape)
-    computed = tensor and theirs.values.has(reference.trace, reference_blame.value)
+    made = theirs.values.before(wrong.port.order)
+    computed = tensor and made.has(reference.trace, reference_blame.value)
     near = _nearest(reference_blame, reference, port, theirs, computed=computed)
     numbers = _numbers(reference_blame, port_blame, reference, port)
     return Zoom(

@@ -60,6 +60,11 @@ class Values:
             self._known[known] = self._has(trace, activation)
         return self._known[known]
 
+    def before(self, order: int) -> Values:
+        """Those made before this place in the execution order."""
+        found = [a for a in self.activations if a.order < order]
+        return Values(self.side, self.trace, found, self.allowance)
+
     def nearest(self, trace: Trace, activation: Activation) -> Nearest | None:
         """What resembles it most here."""
         return self.index.nearest(trace.values(activation), self.limit(activation))
