@@ -35,7 +35,7 @@ _STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --warn: #9a6700; --fail: #cf222e; --quiet: #6e7781; --line: #8884; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 90rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h1.agree { color: var(--ok); } h1.diverge { color: var(--fail); }
-h1.doubt { color: var(--warn); }
+h1.doubt { color: var(--warn); } h2 { font-size: 1.05rem; } h1, h2, p { overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-family: ui-monospace, monospace;
   font-size: 13px; } dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 p.warning { color: var(--warn); } p.quiet { color: var(--quiet); }
@@ -43,7 +43,8 @@ table { border-collapse: collapse; width: 100%; font: 13px ui-monospace, monospa
 th, td { text-align: left; padding: .15rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { position: sticky; top: 0; background: Canvas; } td.number { text-align: right; white-space: nowrap; }
 td.name { min-width: 12rem; overflow-wrap: break-word; } td.worst { min-width: 10rem; }
-tr.first { outline: 2px solid var(--fail); } tr.OK .verdict { color: var(--ok); }
+td:last-child { min-width: 12rem; }
+tr.first { outline: 2px solid var(--fail); outline-offset: -2px; } tr.OK .verdict { color: var(--ok); }
 tr.WARN .verdict { color: var(--warn); }
 tr.FAIL .verdict { color: var(--fail); font-weight: 600; } tr.alone .verdict { color: var(--quiet); }
 .bar { display: inline-block; height: .6rem; background: currentColor; opacity: .6; vertical-align: middle; }
@@ -104,7 +105,7 @@ def _paragraphs(result: Diff) -> Iterator[str]:
     if finding is not None and result.suspicion is not None:
         yield f"<p class=warning>{escape(result.suspicion.sentence)}</p>"
     for sentence in (*without_effect(result), *unmatched(result)):
-        yield f"<p class=quiet>{escape(sentence)}</p>"
+        yield f"<p class=quiet>{_breakable(sentence)}</p>"
     for warning in result.warnings:
         yield f"<p class=warning>{escape(warning.sentence)}</p>"
 
@@ -112,7 +113,7 @@ def _paragraphs(result: Diff) -> Iterator[str]:
 def _table(result: Diff) -> Iterator[str]:
     hide = " checked" if result.exit_code else ""
     yield f"<input type=checkbox id=bad{hide}> <label for=bad>hide what agrees</label>"
-    yield "<table><thead><tr><th>activation<th>shape<th>verdict<th>error&nbsp;/&nbsp;floor<th><th>relative&nbsp;L2"
+    yield "<table><thead><tr><th>activation<th>shape<th>verdict<th>error<br>/&nbsp;floor<th><th>relative<br>L2"
     yield "<th>inherited<th>added<th>worst element<th>remarks</thead><tbody>"
     for row in result.rows:
         yield _line(row, row is result.first)
@@ -132,7 +133,7 @@ def _line(row: Row, first: bool) -> str:
         f"<td class=number>{'' if relative is None else f'{relative:.1e}'}",
         *(f"<td class=number>{text}" for text in origin_texts(row)),
         f"<td class=worst>{_worst(row)}",
-        f"<td>{escape('; '.join(_remarks(row)))}",
+        f"<td>{_breakable('; '.join(_remarks(row)))}",
     ]
     return f"<tr class='{kind}{' first' if first else ''}'>{''.join(cells)}"
 
@@ -148,7 +149,7 @@ def _bar(score: float | None) -> str:
         return ""
     share = min(log10(score) / _DECADES, 1.0) if isfinite(score) else 1.0
     colour = "ok" if score < WARN else "warn" if score < FAIL else "fail"
-    return f"<span class=bar style='width:{5 * share:.2f}rem;color:var(--{colour})'></span>"
+    return f"<span class=bar style='width:{4 * share:.2f}rem;color:var(--{colour})'></span>"
 
 
 def _worst(row: Row) -> str:

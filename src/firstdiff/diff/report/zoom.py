@@ -22,9 +22,11 @@ _STYLE = """
 :root { color-scheme: light dark; --ok: #1a7f37; --fail: #cf222e; --quiet: #6e7781; --line: #8884; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.3rem; } h1.agree { color: var(--ok); } h1.diverge { color: var(--fail); }
+h2 { font-size: 1.05rem; } h1, h2, p { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font: 13px ui-monospace, monospace; margin-bottom: 2rem; }
 th, td { text-align: left; padding: .15rem .6rem; border-bottom: 1px solid var(--line); }
 tr.bad td.verdict { color: var(--fail); font-weight: 600; } p.quiet { color: var(--quiet); }
+@media (max-width: 50rem) { table { display: block; overflow-x: auto; } td { white-space: nowrap; } }
 """
 
 
@@ -90,8 +92,10 @@ def _page(result: Zoom) -> Iterator[str]:
     state = "diverge" if result.spots else "agree"
     yield "<!doctype html><html lang=en><meta charset=utf-8>"
     yield "<meta name=viewport content='width=device-width, initial-scale=1'>"
-    yield f"<title>firstdiff zoom: {escape(result.module or 'the model')}</title><style>{_STYLE}</style>"
-    yield f"<h1 class={state}>{escape(result.summary)}</h1><p>{escape(_headline(result))}</p>"
+    where = escape(result.module or "the model")
+    yield f"<title>firstdiff zoom: {where}</title><style>{_STYLE}</style>"
+    lead = f"{where}: " if result.spots else ""
+    yield f"<h1 class={state}>{lead}{escape(result.summary)}</h1><p>{escape(_headline(result))}</p>"
     yield from _tables(result)
     yield from (f"<p class=quiet>{escape(note)}.</p>" for note in result.notes)
     yield "</html>"
