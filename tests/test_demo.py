@@ -13,6 +13,7 @@ import pytest
 
 import firstdiff
 from firstdiff.models import qwen2
+from firstdiff.models.fault import Fault
 from firstdiff.traces import open_trace
 
 Cli = Callable[..., Any]
@@ -138,6 +139,21 @@ def test_scan_stacked_layers_are_split_into_the_reference_s_names(
     assert result.exit_code == 0
     names = {row.name for row in result.rows if row.side == "both"}
     assert {"layers.0.mlp.down_proj", "layers.1.mlp.down_proj"} <= names
+
+
+@pytest.mark.parametrize("port", ["linen", "function"])
+def test_a_fault_in_one_layer_of_a_scanned_stack_is_placed_in_that_layer(
+    port: str, checkpoint: Path, reference: Path
+) -> None:
+    def negative(name: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
+        return -read(name) if name == "model.layers.1.mlp.down_proj.weight" else read(name)
+
+    down = "layers.1.mlp.down_proj"
+    fault = Fault("negative", "A negative kernel.", "scale", down, down, weights=negative)
+    subject = qwen2.subject(port, checkpoint, fault=fault, scan=True)
+    result = firstdiff.check(reference, subject, replay=False)
+    assert result.first is not None
+    assert (result.first.name, result.first.key.site) == (down, "output")
 
 
 def test_the_two_traces_are_compared_without_either_framework(
