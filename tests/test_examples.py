@@ -20,3 +20,6 @@ def test_a_port_plugged_in(tmp_path: Path, firstdiff_cli: Callable[..., Any]) ->
     assert "after layers.0 (agrees), before layers.1 (its input differs)" in " ".join(
         wrong.out.split()
     )
+    assert "Likely cause: activation function. Applying GELU by tanh instead of GELU" in " ".join(
+        wrong.out.split()
+    )

@@ -11,6 +11,7 @@ from firstdiff.diff.masks import is_mask, truth
 from firstdiff.diff.measure import Side
 
 if TYPE_CHECKING:
+    from firstdiff.diff.align import Pair
     from firstdiff.diff.layout import Layout
     from firstdiff.diff.row import Row
     from firstdiff.traces import Key, Trace
@@ -52,7 +53,7 @@ def explain_exact(
         seen = truth(ours), truth(theirs)
         if seen[0] is not None and seen[1] is not None:
             return _mask(_laid(row.layout, seen[0]), _laid(row.layout, seen[1], port=True), padding)
-    fewer = _choices(reference, reference.values(pair.reference), port.values(pair.port))
+    fewer = explain_choices(reference, port, pair)
     if fewer is not None:
         return fewer
     right = _laid(row.layout, reference.values(pair.reference))
@@ -63,8 +64,11 @@ def explain_exact(
     return _integers(right.astype(np.int64), wrong, padding, positions)
 
 
-def _choices(reference: Trace, right: np.ndarray, wrong: np.ndarray) -> Exact | None:
-    """Experts chosen for each token, [..., k], of another k, as far as both sides choose alike."""
+def explain_choices(reference: Trace, port: Trace, pair: Pair) -> Exact | None:
+    """Experts chosen for each token, [..., k], of another k, as far as both sides choose alike; None otherwise."""
+    if "int" not in pair.reference.dtype or "int" not in pair.port.dtype:
+        return None
+    right, wrong = reference.values(pair.reference), port.values(pair.port)
     config = reference.header.model.get("config") or {}
     sizes = {right.shape[-1:], *((int(config[name]),) for name in _CHOSEN if config.get(name))}
     if len(sizes) != 1 or not any(config.get(name) for name in _CHOSEN):

@@ -10,7 +10,7 @@ import numpy as np
 from firstdiff.diff.explain.activations import activations
 from firstdiff.diff.explain.attention_family import attention
 from firstdiff.diff.explain.embedding import embedding
-from firstdiff.diff.explain.exact import Exact, explain_exact
+from firstdiff.diff.explain.exact import Exact, explain_choices, explain_exact
 from firstdiff.diff.explain.experts import experts
 from firstdiff.diff.explain.glue import glue
 from firstdiff.diff.explain.images import images
@@ -133,13 +133,10 @@ def explain_row(
 ) -> Explanation | None:
     """Why ``row``, a divergence or one that healed, is wrong. ``where`` is known about the error, as a phrase."""
     pair = row.pair
-    if (
-        pair is None
-        or pair.reference.place is None
-        or pair.port.place is None
-        or row.layout is None
-    ):
+    if pair is None or pair.reference.place is None or pair.port.place is None:
         return None
+    if row.layout is None:
+        return _exact(explain_choices(reference, port, pair), pair)
     if max(np.prod(pair.reference.shape), np.prod(pair.port.shape)) > MOST:
         return None
     if row.verdict.kind == "non-finite":
