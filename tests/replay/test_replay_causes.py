@@ -56,6 +56,10 @@ def test_the_cause_of_a_later_fault_is_named_behind_an_earlier_one(
     assert said[place + 1].startswith("likely cause: activation function. Applying GELU")
 
 
-def test_what_is_compared_exactly_has_no_cause_yet(ported: Callable[..., Any]) -> None:
-    result = ported("padding_ignored").port(mode="eager")
-    assert [fault.explanation for fault in result.faults] == [None]
+@pytest.mark.parametrize("name", ["padding_ignored", "mask_infinite"])
+def test_the_cause_of_what_is_compared_exactly_or_is_not_finite(
+    ported: Callable[..., Any], name: str
+) -> None:
+    run, fault = ported(name), FAULTS[name]
+    for result in (run.port(mode="eager"), run.backward()):
+        assert causes(result)[fault.activation, fault.site] == fault.cause

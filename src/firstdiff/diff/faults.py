@@ -42,8 +42,7 @@ class Fault:
     leaf: str = ""
     """Which of the module's inputs or results."""
     explanation: Explanation | None = None
-    """Why the value is wrong, certain or not; None where the same fault of an earlier layer is explained, and for what
-    is compared exactly."""
+    """Why the value is wrong, certain or not; None where the same fault of an earlier layer is explained."""
 
 
 def find_faults(rows: Sequence[Row]) -> list[Fault]:

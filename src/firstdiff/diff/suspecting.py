@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firstdiff.diff.explain.explanation import explain_scene
+from firstdiff.diff.explain.explanation import explain_row, explain_scene
 from firstdiff.diff.explain.faint import chosen, given_wrong, suspicion_at
 from firstdiff.diff.explain.planted import PlantedScene, Replayed
 from firstdiff.diff.explain.scene import norm
@@ -58,9 +58,10 @@ def find_suspicions(
         if row.activation.part is None and not given_wrong(row, left)
     )
     found: dict[tuple[str, str, str], Suspicion] = {}
-    for suspicion in (suspicion_at(scene) for scene in scenes):
-        if suspicion is not None:  # several results of one call (cos and sin) are one
-            found.setdefault((suspicion.name, suspicion.site, suspicion.cause), suspicion)
+    with np.errstate(all="ignore"):  # what goes in may hold NaN and infinities
+        for suspicion in (suspicion_at(scene) for scene in scenes):
+            if suspicion is not None:  # several results of one call (cos and sin) are one
+                found.setdefault((suspicion.name, suspicion.site, suspicion.cause), suspicion)
     return tuple(found.values())
 
 
@@ -74,7 +75,7 @@ def explained(
 
     Independent of each other, since every one is on right inputs. At most `MOST` are explained.
     """
-    judged = {found.row.activation.order: found for found in rows if found.score is not None}
+    judged = {found.row.activation.order: found for found in rows}
     first = [group[0].finding.order for _, group in merged(faults)][:MOST]
     every = tuple(_floored(found, None) for found in rows)
     told: list[Fault] = []
@@ -89,11 +90,14 @@ def explained(
 def _explained(
     replayed: Replayed, found: ReplayRow, every: tuple[Row, ...], padding: np.ndarray | None
 ) -> Explanation | None:
-    """Why the tap is wrong; its floor is the noise that it was scored by."""
-    row, score = found.row, found.score
-    if row.activation.part is not None or score is None or not score.whole:
+    """Why the tap is wrong; its floor is the noise that it was scored by, where it was."""
+    row, score, plan = found.row, found.score, replayed.plan
+    if row.activation.part is not None:
         return None
-    plan = replayed.plan
+    if score is None:
+        return explain_row(plan.reference, replayed.own, every, row, padding)
+    if not score.whole:
+        return None
     scene = PlantedScene(plan.reference, plan.port, row, every, padding, replayed=replayed)
     size = norm(scene.right[scene.valid])
     if np.prod(row.activation.shape) > LARGEST or not size:
@@ -101,7 +105,8 @@ def _explained(
     error = norm((scene.wrong - scene.right)[scene.valid])
     unit = unit_roundoff(row.activation.dtype)
     floor = Floor(max(error / size / score.whole, ONE_ROUNDING * unit), unit)
-    return explain_scene(replace(scene, row=replace(row, floor=floor)))
+    with np.errstate(all="ignore"):  # what goes in may hold NaN and infinities
+        return explain_scene(replace(scene, row=replace(row, floor=floor)))
 
 
 def _floored(found: ReplayRow, floor: Floor | None) -> Row:

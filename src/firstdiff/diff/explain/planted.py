@@ -16,6 +16,7 @@ from firstdiff.diff.explain.scene import Scene
 from firstdiff.diff.floor import Floors, run_dtype
 from firstdiff.diff.masks import truth
 from firstdiff.diff.measure import Side
+from firstdiff.diff.planting import once
 from firstdiff.traces.dtypes import widen
 from firstdiff.traces.part import on, origin
 
@@ -59,9 +60,13 @@ class Replayed:
         return self.truth.values(_again(self._ours, activation))
 
     def made(self, tap: Tap) -> np.ndarray:
-        """What the port made at ``tap``, in the reference's layout."""
-        values = self.own.values(_again(self._theirs, tap.pair.port))
-        return tap.layout.port(values).reshape(tap.layout.reference_shape)
+        """What the port made at ``tap``, in the reference's layout; KeyError where that cannot hold it."""
+        laid = tap.layout.port(self.own.values(_again(self._theirs, tap.pair.port)))
+        shape = tap.pair.reference.shape
+        found = once(laid, shape) if tap.layout.kind == "broadcast" else laid.reshape(shape)
+        if found is None:
+            raise KeyError(tap.pair.port.key)
+        return found
 
     def forced(self, activation: Activation) -> tuple[np.ndarray, str] | None:
         """(storage array, dtype) that went on in the reference in place of its own ``activation``; None for its own."""
