@@ -91,6 +91,22 @@ def test_a_value_of_another_shape_is_left_out() -> None:
     torch.testing.assert_close(out, torch.full((2, 4), 4.0), atol=1e-3, rtol=0)
 
 
+def test_perturbed_values_move_by_the_amplitude_up_or_down() -> None:
+    value = np.random.default_rng(0).standard_normal((3, 5, 7)).astype(np.float32)
+    seen: list[np.ndarray] = []
+    echo = nn.Identity()
+    forcer = Forcer(
+        echo, lambda _event: None, Selection(), lambda key: (value, "float32"), perturb=True
+    )
+    with torch.no_grad(), forcer:
+        seen += [echo(torch.zeros(3, 5, 7, dtype=torch.float64)).numpy() for _ in range(2)]
+    for found in seen:
+        moves = (found / value.astype(np.float64) - 1) * 2**24
+        np.testing.assert_allclose(np.abs(moves), 3, rtol=1e-6)
+        assert 20 < np.count_nonzero(moves > 0) < value.size - 20
+    assert not np.array_equal(*seen)
+
+
 def test_the_references_trace_holds_floors_that_cost_little(reference: Path) -> None:
     with open_trace(reference) as trace:
         found = {

@@ -113,29 +113,53 @@ class _Sums:
         self.rows, self.columns = np.zeros((quantities, rows)), np.zeros((quantities, columns))
         self.row_counts, self.column_counts = np.zeros(rows), np.zeros(columns)
         self.row_fourths, self.column_fourths = np.zeros(rows), np.zeros(columns)
+        self._room = np.empty((2, max(1, _PIECE // columns), columns))
 
     def add(self, piece: slice, x: np.ndarray, y: np.ndarray, valid: np.ndarray | None) -> None:
-        kind = np.complex128 if np.iscomplexobj(x) or np.iscomplexobj(y) else np.float64
-        x, y = x.astype(kind), y.astype(kind)
-        if (valid is None or valid.all()) and _is_plain(x) and _is_plain(y):
+        if (valid is None or valid.all()) and self._added_whole(piece, x, y):
             self.row_counts[piece] = x.shape[1]
             self.column_counts += len(x)
-        else:
-            use = np.isfinite(x) & (np.abs(y) < _FILL)  # false for NaN and infinity as well
-            if valid is not None:
-                use &= valid
-            x, y = np.where(use, x, 0), np.where(use, y, 0)
-            self.row_counts[piece] = use.sum(1)
-            self.column_counts += use.sum(0)
-        x -= y
-        for number, part in enumerate((x, y)[: len(self.rows)]):
-            squares = part * part if kind is np.float64 else np.abs(part) ** 2
-            self.rows[number, piece] = squares.sum(1)
-            self.columns[number] += squares.sum(0)
-            if number == 1:
-                squares *= squares
-                self.row_fourths[piece] = squares.sum(1)
-                self.column_fourths += squares.sum(0)
+            return
+        kind = np.complex128 if np.iscomplexobj(x) or np.iscomplexobj(y) else np.float64
+        x, y = x.astype(kind), y.astype(kind)
+        use = np.isfinite(x) & (np.abs(y) < _FILL)  # false for NaN and infinity as well
+        if valid is not None:
+            use &= valid
+        x, y = np.where(use, x, 0), np.where(use, y, 0)
+        self.row_counts[piece] = use.sum(1)
+        self.column_counts += use.sum(0)
+        both = np.abs(np.stack((x - y, y)[: len(self.rows)])) ** 2
+        self.rows[:, piece] = np.add.reduce(both, 2)
+        self.columns += np.add.reduce(both, 1)
+        if len(both) > 1:
+            self._add_fourths(piece, both[1])
+
+    def _added_whole(self, piece: slice, x: np.ndarray, y: np.ndarray) -> bool:
+        """Add real numbers that are finite and no fill, as their sums of squares show; False where some are not."""
+        if x.dtype.kind != "f" or y.dtype.kind != "f" or not x.size:
+            return False
+        asked = len(self.rows)
+        both = self._room[:asked, : len(x)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(x, y, out=both[0])
+            both[0] *= both[0]
+            if asked > 1:
+                np.multiply(y, y, out=both[1], dtype=np.float64)
+            sums = np.add.reduce(both, 2)
+        small = (sums[1] < _FILL**2).all() if asked > 1 else _is_plain(y)
+        if not small or not np.isfinite(sums[0]).all():
+            return False
+        self.rows[:, piece] = sums
+        self.columns += np.add.reduce(both, 1)
+        if asked > 1:
+            self._add_fourths(piece, both[1])
+        return True
+
+    def _add_fourths(self, piece: slice, squares: np.ndarray) -> None:
+        """Of the truth, whose ``squares`` are overwritten."""
+        squares *= squares
+        np.add.reduce(squares, 1, out=self.row_fourths[piece])
+        self.column_fourths += np.add.reduce(squares, 0)
 
     def carriers(self) -> Carriers:
         """Of the truth."""
