@@ -328,6 +328,15 @@ def test_json_is_the_dataclasses(maker: Maker) -> None:
     assert data["reference"]["header"]["framework"] == "torch"
 
 
+def test_a_prompt_shows_the_verdict_and_no_numbers(maker: Maker) -> None:
+    result = diff(maker.reference(), maker.port("nan"))
+    assert repr(result) == f"<Diff: First divergence: {FAULTS['nan']}>"
+    activation = result.rows[0].activation
+    assert activation.digest is not None
+    assert activation.digest.sketch is not None
+    assert "array(" not in repr(activation)
+
+
 def test_the_table_survives_parquet(maker: Maker, tmp_path: Path) -> None:
     result = diff(maker.reference(), maker.port("rope"))
     table = result.frame()

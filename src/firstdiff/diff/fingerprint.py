@@ -39,7 +39,7 @@ class Fingerprint:
     """Smallest finite element, 0 when there are none."""
     max: float
     """Largest finite element."""
-    means: np.ndarray | None = field(default=None, compare=False)
+    means: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float64[stretches]: the mean of each stretch of the sorted finite elements; None when made from a digest."""
 
     @property

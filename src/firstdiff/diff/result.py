@@ -122,6 +122,10 @@ class Diff:
     next_step: str = ""
     """The command that looks into the module of the first divergence, function by function; empty without one."""
 
+    def __repr__(self) -> str:
+        """The verdict alone: what a prompt or a notebook shows of a result with hundreds of rows."""
+        return f"<Diff: {self.summary}>"
+
     @property
     def exit_code(self) -> int:
         """0 when the port agrees, 1 when it diverges, or holds wrong weights that the inputs do not show."""

@@ -87,7 +87,7 @@ class Digest:
     """Largest finite element, 0 when there are none."""
     checksum: int
     """64-bit checksum of dtype, shape and bytes: equal activations have equal checksums."""
-    sketch: np.ndarray | None = field(default=None, compare=False)
+    sketch: np.ndarray | None = field(default=None, compare=False, repr=False)
     """float64[64] count sketch: the distance of two sketches estimates the L2 distance of the tensors."""
 
 
