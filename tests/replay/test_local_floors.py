@@ -96,7 +96,7 @@ def test_perturbed_values_move_by_the_amplitude_up_or_down() -> None:
     seen: list[np.ndarray] = []
     echo = nn.Identity()
     forcer = Forcer(
-        echo, lambda _event: None, Selection(), lambda key: (value, "float32"), perturb=True
+        echo, lambda _event: None, Selection(), lambda _key: (value, "float32"), perturb=True
     )
     with torch.no_grad(), forcer:
         seen += [echo(torch.zeros(3, 5, 7, dtype=torch.float64)).numpy() for _ in range(2)]
