@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from firstdiff.diff.inference import can_help, choose_layout
@@ -29,6 +29,7 @@ def draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(SHAPES, st.randoms(use_true_random=False))
 def test_every_permutation_is_found_and_undone(shape: tuple[int, ...], random) -> None:
     order = list(range(len(shape)))
@@ -39,6 +40,7 @@ def test_every_permutation_is_found_and_undone(shape: tuple[int, ...], random) -
     assert any(np.array_equal(c.reference(value), c.port(port)) for c in fitting)
 
 
+@settings(deadline=None)
 @given(SHAPES, st.randoms(use_true_random=False))
 def test_merged_axes_of_a_permutation_are_found(shape: tuple[int, ...], random) -> None:
     order = list(range(len(shape)))
@@ -51,6 +53,7 @@ def test_merged_axes_of_a_permutation_are_found(shape: tuple[int, ...], random) 
         assert any(np.array_equal(c.reference(reference), c.port(port)) for c in fitting)
 
 
+@settings(deadline=None)
 @given(SHAPES, SHAPES)
 def test_every_candidate_keeps_every_element(
     reference: tuple[int, ...], port: tuple[int, ...]
