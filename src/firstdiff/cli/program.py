@@ -59,7 +59,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 for command in (
     *(capture, check, diff, show, recover, demo),
-    *(weights, map_, replay, bisect, selfcheck, prompt, zoom),
+    *(weights, map_, replay, bisect, zoom, selfcheck, prompt),
 ):
     app.command(command.__name__.rstrip("_"))(guarded(command))
 
