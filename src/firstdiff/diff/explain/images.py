@@ -52,13 +52,21 @@ def images(scene: Scene) -> Iterator[Hypothesis]:
         digest = activation.digest
         if activation.shape == target.shape and digest is not None:
             if digest.checksum == target.digest.checksum:
-                yield from _turned(scene.given(activation))
+                yield from _turned(scene.given(activation), _as_laid(scene))
             return
 
 
-def _turned(x: np.ndarray) -> Iterator[Hypothesis]:
+def _as_laid(scene: Scene) -> _Turn:
+    """How the comparison lays a right image: where no way fits, channels last is read as channels first."""
+    layout, channels = scene.row.layout, scene.target.shape[1]
+    if layout is None or layout.kind != "reshape" or layout.own_shape[-1:] != (channels,):
+        return lambda x: x
+    return lambda x: np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(x.shape)
+
+
+def _turned(x: np.ndarray, laid: _Turn) -> Iterator[Hypothesis]:
     for cause, table in (("image layout", LAYOUTS), ("pixel range", RANGES)):
         for words, turn in table.items():
             value = turn(x)
             if value.shape == x.shape:
-                yield Hypothesis(cause, words, np.ascontiguousarray(value), x)
+                yield Hypothesis(cause, words, laid(np.ascontiguousarray(value)), laid(x))
