@@ -36,6 +36,7 @@ from firstdiff.traces import Trace, open_trace
 if TYPE_CHECKING:
     from firstdiff.diff.bisection import Bisection
     from firstdiff.traces import Activation
+    from firstdiff.traces.schema import Key
 
 
 @dataclass
@@ -43,7 +44,9 @@ class Reading:
     """What was read of the activations of both traces."""
 
     nbytes: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Bytes by trace and key; an activation that is read twice counts once."""
+    """Bytes by trace and key; an activation that is read twice counts once. Kept parameters are none."""
+    keys: dict[str, frozenset[Key]] = field(default_factory=dict)
+    """Every activation of a trace, by its path."""
 
     @property
     def total(self) -> int:
@@ -57,9 +60,11 @@ def reading() -> Iterator[Reading]:
     found, stored = Reading(), Trace.stored
 
     def counted(self: Trace, activation: Activation) -> Any:
-        value = stored(self, activation)
-        if activation.part is None and activation.place is not None:
-            found.nbytes[str(self.path), str(activation.key)] = value.nbytes
+        value, path = stored(self, activation), str(self.path)
+        if path not in found.keys:
+            found.keys[path] = frozenset(a.key for a in self.activations)
+        if activation.part is None and activation.key in found.keys[path]:
+            found.nbytes[path, str(activation.key)] = value.nbytes
         return value
 
     Trace.stored = counted  # type: ignore[method-assign]  # counting is what this is for

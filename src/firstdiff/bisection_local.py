@@ -23,12 +23,13 @@ from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.padding import padding_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from firstdiff.partial_runs import PartialRuns
     from firstdiff.traces import Activation, Trace
+    from firstdiff.traces.schema import Key
 
-_BARELY = 2 * FAIL
+_BARELY = FAIL
 """Error / floor up to which values before the one that is told may be wrong as well, each within its floor."""
 
 
@@ -46,11 +47,13 @@ def on_right_inputs(
     ours: Trace,
     listing: Sequence[Activation],
     spotted: Spotted,
+    given: Collection[Key],
     folder: Path,
 ) -> Spotted:
     """``spotted``, or an earlier first fault of its block: one run more, the reference's values at each module of it.
 
-    The floors are the local ones of the reference's trace; without them nothing changes.
+    The floors are the local ones of the reference's trace; without them nothing changes. ``given`` is what the block
+    itself is given, by the reference's keys: made by what ran freely before it, so no local floor is meant for it.
     """
     dtypes = run_dtype(ours.activations), run_dtype(listing)
     dtype = coarser(*dtypes)
@@ -72,7 +75,7 @@ def on_right_inputs(
             plan, ours, own, floors,
             planted=lambda key: planted.get(key, "-") == "", padding=padding,
         )  # fmt: skip
-    rows = tuple(found.row for found in judged)
+    rows = tuple(found.row for found in judged if found.row.key not in given)
     finding = first_fault(rows)
     known = spotted.finding
     if finding is None or (known is not None and finding.order >= known.order):

@@ -141,7 +141,9 @@ class SubjectBisection:
             return spotted
         self._progress(f"run {self._runs.runs + 1}")
         folder, listing = spotted.trace.parent, self._listing
-        found = on_right_inputs(self._runs, self._reference, listing, spotted, folder)
+        cut = self._cuts[good]
+        given = {pair.reference.key for pair in (*cut.pairs, *cut.sides)}
+        found = on_right_inputs(self._runs, self._reference, listing, spotted, given, folder)
         if found is not spotted:
             self._told(f"each module of {self._name(good)} on the reference's values", found.rows)
         return found

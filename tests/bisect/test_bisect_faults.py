@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import firstdiff
+from firstdiff import bisection_local
 from firstdiff.models import qwen2
 from firstdiff.models.checkpoint import discriminating_inputs
 from firstdiff.models.faults import FAULTS
@@ -69,17 +71,31 @@ def test_a_torch_port_of_a_checkpoint_passes(checkpoint: Path, reference: Path) 
     assert firstdiff.bisect(reference, f"hf:{checkpoint}").exit_code == 0
 
 
+@pytest.fixture(scope="module")
+def narrow(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference in bfloat16."""
+    path = tmp_path_factory.mktemp("narrow") / "ref.h5"
+    options = {"dtype": "bfloat16", "floor": ("bfloat16",)}
+    firstdiff.capture(f"hf:{checkpoint}", path, inputs=discriminating_inputs(), **options)
+    return path
+
+
+def test_what_a_block_is_given_is_not_judged_by_the_floor_inside_it(
+    checkpoint: Path, narrow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ran freely before the block has rounded more than one module does."""
+    monkeypatch.setattr(bisection_local, "_BARELY", np.inf)
+    port = qwen2.subject("linen", checkpoint, fault="last_scale_not_loaded", dtype="bfloat16")
+    found = firstdiff.bisect(narrow, port, mode="eager")
+    assert is_at(found, "last_scale_not_loaded"), found.summary
+
+
 def test_what_is_within_the_floor_of_a_cut_is_found_before_it(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, narrow: Path
 ) -> None:
     """In bfloat16 the fault is told from rounding by what comes of it, one layer further on."""
-    reference = tmp_path / "ref.h5"
-    inputs = discriminating_inputs()
-    firstdiff.capture(
-        f"hf:{checkpoint}", reference, inputs=inputs, dtype="bfloat16", floor=("bfloat16",)
-    )
     port = qwen2.subject("linen", checkpoint, fault="cache_slot_empty", dtype="bfloat16")
-    found = firstdiff.bisect(reference, port, mode="eager")
+    found = firstdiff.bisect(narrow, port, mode="eager")
     assert is_at(found, "cache_slot_empty"), found.summary
     assert (found.block, found.beyond) == ("layers.0", "none")
     assert "What layers.1 receives differs by less than its floor" in found.notes[0]
