@@ -43,9 +43,7 @@ class Capture:
             f"{self.nbytes / 1e6:.1f} MB",
         ]
         lines = [" · ".join(part for part in made if part)]
-        check = head.output_check
-        if check.get("checked") and check.get("bitwise"):
-            lines.append("tracing did not change the output")
+        lines += [head.tracing] if head.tracing else []
         if head.never_fired:
             shown = ", ".join(head.never_fired[:5]) + (", ..." if len(head.never_fired) > 5 else "")
             lines.append(f"{len(head.never_fired)} modules never ran: {shown}")

@@ -67,7 +67,12 @@ MaxIterations = Annotated[
     ),
 ]
 Framework = Annotated[
-    str | None, typer.Option("--framework", help="The port's framework, when the guess is wrong.")
+    str | None,
+    typer.Option(
+        "--framework",
+        metavar="NAME",
+        help="The port's framework, when the guess is wrong: linen, nnx, equinox, haiku, keras or functions.",
+    ),
 ]
 AttnImplementation = Annotated[
     str, typer.Option("--attn-implementation", help="Hugging Face attention implementation.")

@@ -60,7 +60,7 @@ def header_lines(listing: Listing) -> list[str]:
         f"made      {head.created} with {', '.join(f'{k} {v}' for k, v in sorted(head.versions.items()))}",
         f"inputs    {', '.join(f'{name} {describe(d, s)}' for name, (d, s) in listing.inputs.items()) or '-'}",
         f"precision {', '.join(f'{k}={v}' for k, v in head.precision.items()) or '-'}",
-        f"check     {check_line(head.output_check)}",
+        f"check     {head.tracing or 'not checked whether tracing changed the output'}",
         f"floors    {', '.join(head.extra.get('floors', {})) or 'none'}",
         f"holds     {listing.total} activations of {len(head.modules)} modules",
         f"weights   {weights_line(listing)}",
@@ -80,15 +80,6 @@ def weights_line(listing: Listing) -> str:
     if digests <= whole:
         return f"{whole} parameters in full"
     return f"digests of {digests} parameters{f', {whole} of them in full' if whole else ''}"
-
-
-def check_line(check: dict[str, object]) -> str:
-    """Whether tracing changed the model's output."""
-    if not check.get("checked"):
-        return "not checked whether tracing changed the output"
-    if check.get("bitwise"):
-        return "tracing did not change the output"
-    return f"tracing changed the output by at most {check.get('max_abs')}"
 
 
 def describe(dtype: str, shape: tuple[int, ...]) -> str:

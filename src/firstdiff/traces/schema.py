@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,3 +168,12 @@ class Header:
     """UTC time, ISO 8601."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Room for later fields, kept through a round trip."""
+
+    @property
+    def tracing(self) -> str:
+        """Whether tracing changed the model's output, in words; empty where nobody looked."""
+        if not self.output_check.get("checked"):
+            return ""
+        if self.output_check.get("bitwise"):
+            return "tracing did not change the output"
+        return f"tracing changed the output by at most {self.output_check.get('max_abs', math.nan):.1e}"

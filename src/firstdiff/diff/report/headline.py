@@ -40,7 +40,8 @@ def _reference(trace: TraceSummary) -> str:
 
 
 def _port(trace: TraceSummary) -> str:
-    return " · ".join([*_made(trace), _activations(trace), *_output_check(trace)])
+    parts = [*_made(trace), _activations(trace), trace.header.tracing]
+    return " · ".join(part for part in parts if part)
 
 
 def _made(trace: TraceSummary) -> list[str]:
@@ -60,15 +61,6 @@ def _tokens(trace: TraceSummary) -> list[str]:
 
 def _activations(trace: TraceSummary) -> str:
     return f"{trace.activations} activations" + (", digests only" if trace.digest_only else "")
-
-
-def _output_check(trace: TraceSummary) -> list[str]:
-    check = trace.header.output_check
-    if not check.get("checked"):
-        return []
-    if check.get("bitwise"):
-        return ["tracing did not change the output"]
-    return [f"tracing changed the output by at most {check.get('max_abs', float('nan')):.1e}"]
 
 
 def _aligned(result: Diff) -> str:
