@@ -99,21 +99,22 @@ def _arranged(
     """The values given at one tap, and which iteration gets which."""
     tap, (sizes, shards) = group[0].tap, _leading(group[0], max_iterations)
     expected, rows = shards + _shape(tap), np.full(sizes, -1, np.int32)
-    array: np.ndarray | None = None
+    found = []
     for row, occurrence in enumerate(group):
-        given = values[occurrence.key]
-        value = given.fitted(expected) if isinstance(given, Prefix) else np.asarray(given)
-        if value.shape != expected:
-            raise OptionError(
-                f"{_name(occurrence.key)}: the value to plant is {value.shape}, the model's is {expected}; "
-                "bring it into the model's layout first"
-            )
-        if array is None:
-            array = np.empty((len(group), *expected), value.dtype)
-        array[row] = value
+        found.append(_fitting(occurrence.key, values[occurrence.key], expected))
         rows[occurrence.place] = row
-    assert array is not None, "a group has a member"
+    array = found[0][None] if len(found) == 1 else np.stack(found)  # one value is not copied
     return Replacement(tap.turned_back(array, 1 + len(shards)), rows if sizes else None)
+
+
+def _fitting(key: Key, given: Any, expected: tuple[int, ...]) -> np.ndarray:
+    value = given.fitted(expected) if isinstance(given, Prefix) else np.asarray(given)
+    if value.shape != expected:
+        raise OptionError(
+            f"{_name(key)}: the value to plant is {value.shape}, the model's is {expected}; "
+            "bring it into the model's layout first"
+        )
+    return value
 
 
 def _name(key: Key) -> str:
