@@ -159,6 +159,14 @@ def test_layouts_in_the_head_line(maker: Maker) -> None:
     assert lines[2] == "aligned  97/97 · 97 by name · 3 layouts inferred (heads split)"
 
 
+def test_a_reference_that_tracing_changed_is_told(rope: Diff) -> None:
+    check = {"checked": True, "bitwise": False, "max_abs": 0.25}
+    header = replace(rope.reference.header, output_check=check)
+    changed = replace(rope, reference=replace(rope.reference, header=header))
+    assert "tracing" not in printed(rope, 200)[0]
+    assert printed(changed, 200)[0].endswith(" · tracing changed the output by at most 2.5e-01")
+
+
 def test_a_wrong_integer_shows_its_values(maker: Maker) -> None:
     taps = maker.taps("rope", other_order=True)
     for tap in taps:

@@ -60,7 +60,7 @@ def header_lines(listing: Listing) -> list[str]:
         f"made      {head.created} with {', '.join(f'{k} {v}' for k, v in sorted(head.versions.items()))}",
         f"inputs    {', '.join(f'{name} {describe(d, s)}' for name, (d, s) in listing.inputs.items()) or '-'}",
         f"precision {', '.join(f'{k}={v}' for k, v in head.precision.items()) or '-'}",
-        f"check     {head.tracing or 'not checked whether tracing changed the output'}",
+        f"check     {head.tracing or 'not known whether tracing changed the output'}",
         f"floors    {', '.join(head.extra.get('floors', {})) or 'none'}",
         f"holds     {listing.total} activations of {len(head.modules)} modules",
         f"weights   {weights_line(listing)}",

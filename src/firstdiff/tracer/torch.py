@@ -160,8 +160,6 @@ def describe(
     check = output_check or {"checked": False}
     if check.get("deterministic") is False:
         notes.append("the model is not deterministic: two runs without hooks differ as well")
-    elif check.get("bitwise") is False:
-        notes.append(f"recording changed the output by up to {check['max_abs']:.3g}")
     return TorchCapture(
         outputs=outputs or {},
         modules=tuple((path, type(m).__name__) for m, path in recorder.tree.paths.items()),

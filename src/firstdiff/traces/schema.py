@@ -171,8 +171,9 @@ class Header:
 
     @property
     def tracing(self) -> str:
-        """Whether tracing changed the model's output, in words; empty where nobody looked."""
-        if not self.output_check.get("checked"):
+        """Whether tracing changed the model's output, in words; empty where nobody looked, or where two plain runs
+        differ as well (a note says so)."""
+        if not self.output_check.get("checked") or self.output_check.get("deterministic") is False:
             return ""
         if self.output_check.get("bitwise"):
             return "tracing did not change the output"

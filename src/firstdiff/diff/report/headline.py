@@ -36,7 +36,10 @@ def headlines(result: Diff) -> list[tuple[str, str]]:
 
 def _reference(trace: TraceSummary) -> str:
     floors = f" + noise floor ({', '.join(trace.floors)})" if trace.floors else ""
-    return " · ".join([*_made(trace), *_tokens(trace), _activations(trace) + floors])
+    changed = trace.header.output_check.get("bitwise") is False
+    parts = [*_made(trace), *_tokens(trace), _activations(trace) + floors]
+    parts += [trace.header.tracing] if changed else []
+    return " · ".join(part for part in parts if part)
 
 
 def _port(trace: TraceSummary) -> str:
