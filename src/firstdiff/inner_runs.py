@@ -11,6 +11,7 @@ from firstdiff.planted_runs import run_planted
 from firstdiff.recording import capture
 from firstdiff.tracer.selection import Selection
 from firstdiff.traces import Trace, open_trace
+from firstdiff.traces.dtypes import COARSE, unit_roundoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,11 +20,17 @@ if TYPE_CHECKING:
     from firstdiff.models.subject import Subject
 
 
-def reference_inside(ours: Trace, model: Subject, paths: Sequence[str], folder: Path) -> Trace:
-    """The reference on the inputs of its trace ``ours``, looking into the module at ``paths``; close it."""
+def reference_inside(
+    ours: Trace, model: Subject, paths: Sequence[str], folder: Path, dtype: str = ""
+) -> Trace:
+    """The reference on the inputs of its trace ``ours``, looking into the module at ``paths``; close it.
+
+    Where ``dtype``, in which the two are compared, is a narrow one, what rounding does there is measured too.
+    """
     path = folder / "inside.h5"
+    floor = (dtype,) if dtype and unit_roundoff(dtype) > COARSE else ()
     capture(
-        model, path, inputs=trace_inputs(ours), floor=(), weights=False, verify=False, level="op",
+        model, path, inputs=trace_inputs(ours), floor=floor, weights=False, verify=False, level="op",
         inside=tuple(map(escape, paths)),
     )  # fmt: skip
     return open_trace(path)

@@ -54,6 +54,7 @@ def zoom(
     Raises:
         OptionError: there is no such module, or ``reference`` is a trace of modules alone.
     """
+    from firstdiff.diff.floor import coarser, run_dtype
     from firstdiff.diff.inside.place import paths_of
     from firstdiff.diff.inside.zoomed import zoomed
 
@@ -78,7 +79,8 @@ def zoom(
         inner = ours
         if model is not None:
             progress(f"recording the reference inside {name or 'the model'}")
-            inner = stack.enter_context(reference_inside(ours, model, sides[0], folder))
+            dtype = coarser(run_dtype(ours.activations), run_dtype(theirs.activations))
+            inner = stack.enter_context(reference_inside(ours, model, sides[0], folder, dtype))
         else:
             _require_functions(ours)
         progress(f"running the port inside {name or 'the model'}, on right inputs")

@@ -79,3 +79,31 @@ def test_a_right_value_that_is_not_handed_on_is_told(zoomed):
     result = zoomed("causality_missing", ".")
     assert functions(result) == ("create_causal_mask", "causal_mask_without_causality")
     assert "is computed in the port too (causal_mask (ops.py:" in result.summary
+
+
+@pytest.mark.parametrize(
+    ("name", "framework"),
+    [
+        ("residual_missing", "equinox"),  # vmapped: the rotary tables are there once for each row
+        ("rotary_exchanged", "equinox"),  # cos and sin exchanged, both repeated
+        ("padding_ignored", "linen"),  # an argument that is kept back
+        ("padding_ignored", "function"),  # inside a function that holds the whole model
+    ],
+)
+def test_ports_of_other_build(zoomed, name, framework):
+    fault = FAULTS[name]
+    result = zoomed(name, fault.module or ".", framework)
+    assert functions(result) == (fault.function, fault.port_function)
+
+
+@pytest.mark.parametrize("module", ["layers.0", "."])
+def test_a_right_vmapped_port_is_not_blamed(zoomed, module):
+    assert zoomed(None, module, "equinox").spots == ()
+
+
+def test_a_wrong_number_is_said_with_both_numbers(zoomed):
+    result = zoomed("attention_unscaled", ATTENTION, "function")
+    assert functions(result) == ("Qwen2Attention.forward", "attention_scaling_none")
+    assert result.numbers == (0.25, 1.0)
+    assert "(modeling_qwen2.py:212) is 0.25, in the port 1." in result.summary
+    assert result.spots[1].called.rpartition("/")[2].startswith("function.py:")

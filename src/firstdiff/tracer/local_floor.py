@@ -44,7 +44,8 @@ def local_floors(
 
     Forced are the capture's own values, read back from its part file ``own``. ``whole`` says that it holds every
     element: then it is the run in the model's own dtype, and that is not run again. What it yields can be used
-    inside. Groups are kept once for a value that several taps saw.
+    inside. Groups are kept once for a value that several taps saw. What functions take and return has floors too,
+    where ``selection`` looks inside modules; it is not forced.
     """
     activations = {a.key: a for a in own.activations if a.place is not None}
     if not activations:
@@ -67,11 +68,12 @@ def local_floors(
             yield LocalFloors(notes=(runs,))
             return
         once = _first_seen(own)
+        orders = {a.key: a.order for a in (*own.activations, *own.deeper) if a.place is not None}
         for name, found in {**runs.native, CONDITIONING: runs.conditioning}.items():
             by_order = {
-                activations[key].order: spread if key in once else spread.whole
+                orders[key]: spread if key in once else spread.whole
                 for key, spread in found.items()
-                if key in activations
+                if key in orders
             }
             for table, rows in zip(names(name), to_tables(by_order), strict=True):
                 writer.write_table(table, rows)
@@ -94,5 +96,5 @@ class LocalFloors:
 
 def _first_seen(trace: Trace) -> set[Key]:
     """Keys whose stored bytes no earlier activation has."""
-    first = {a.place: a.key for a in reversed(trace.activations)}
+    first = {a.place: a.key for a in reversed((*trace.activations, *trace.deeper))}
     return set(first.values())

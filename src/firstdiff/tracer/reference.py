@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from firstdiff.tracer.golden import inputs_as, run_in
 from firstdiff.tracer.state import untouched
 from firstdiff.tracer.switches import model_dtype
 from firstdiff.tracer.torch import EVERYTHING, Call, pristine, run
+from firstdiff.tracer.torch_inside import inside
 from firstdiff.traces.errors import FirstdiffError
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ class Reference:
     selection: Selection = EVERYTHING
     """Taps that take part."""
 
+    @property
+    def _functions(self) -> Selection:
+        """Functions, where the selection looks inside modules: operations are other ones in another precision."""
+        inner = self.selection.level != "module"
+        return replace(self.selection, level="function") if inner else self.selection
+
     def run(
         self,
         dtype: str,
@@ -56,7 +63,8 @@ class Reference:
         def work() -> frozenset[Key]:
             given = pristine(self.inputs) if own else inputs_as(self.inputs, dtype)
             forcer = Forcer(self.model, begin(), self.selection, self.values, perturb=perturb)
-            with forcer, increments.used(forcer) if increments else nullcontext():
+            used = increments.used(forcer) if increments else nullcontext()
+            with forcer, used, inside(self.model, forcer, self._functions):
                 run(self.model, self.call, given)
             if forcer.failure is not None:
                 raise forcer.failure

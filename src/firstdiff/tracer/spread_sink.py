@@ -25,7 +25,7 @@ class SpreadSink:
         self.found: dict[Key, Spread] = {}
         """Spreads of the differences."""
         self._truth, self._mask = truth, mask
-        self._activations = {a.key: a for a in truth.activations}
+        self._activations = {a.key: a for a in (*truth.activations, *truth.deeper)}
         self._own, self._given = native.own, native.given
 
     def __call__(self, event: Event) -> None:
@@ -52,7 +52,8 @@ class OwnRun:
         self.given: dict[Key, Activation] = {}
         """Taps that see a forced value unchanged: the truth there is the value itself."""
         self.own, self._mask = own, mask
-        self._activations = {} if own is None else {a.key: a for a in own.activations}
+        every = () if own is None else (*own.activations, *own.deeper)
+        self._activations = {a.key: a for a in every}
 
     def clear(self) -> None:
         """Forget everything: the run starts again."""

@@ -106,3 +106,7 @@ def unit_roundoff(dtype: str) -> float:
     """
     stored_dtype(dtype)
     return _ROUNDOFF.get(dtype, 0.0)
+
+
+COARSE = 1e-4
+"""Dtypes with a larger unit roundoff are narrow: bfloat16, float16, float8."""

@@ -1,7 +1,8 @@
 """How far two values inside a module may lie apart, each computed from right inputs.
 
 Where the reference's trace knows what rounding does to a function's arguments and results (`capture --level function`),
-the rule is that of every local floor: 8 times the rounding is a fault. Elsewhere a fixed relative L2 stands in for it.
+the rule is that of every local floor: 3 times the rounding is a divergence. Elsewhere a fixed relative L2 stands in
+for it.
 """
 
 from __future__ import annotations
@@ -10,17 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from firstdiff.diff.judge import FAIL
-from firstdiff.traces.dtypes import unit_roundoff
+from firstdiff.diff.judge import WARN
+from firstdiff.traces.dtypes import COARSE, unit_roundoff
 from firstdiff.traces.padding import valid_elements
 from firstdiff.traces.spread import spreads
 
 if TYPE_CHECKING:
     from firstdiff.diff.local import FloorOf
     from firstdiff.traces.schema import Activation
-
-COARSE = 1e-4
-"""Unit roundoffs above it: bfloat16, float16, float8."""
 
 
 def fixed_tolerance(dtype: str) -> float:
@@ -54,7 +52,7 @@ class Allowance:
         if floor is None or reference.digest is None or not reference.digest.rms:
             return self.fixed
         noise = np.hypot(floor.inflation * floor.native.rms, floor.conditioning.rms)
-        measured = FAIL * max(float(noise) / reference.digest.rms, floor.unit)
+        measured = WARN * max(float(noise) / reference.digest.rms, floor.unit)
         return measured if self.coarse else max(self.fixed, measured)
 
     def close(self, reference: Activation, truth: np.ndarray, value: np.ndarray) -> bool:
@@ -66,7 +64,7 @@ class Allowance:
         floor = self._floors(reference) if self._floors is not None else None
         if floor is not None and reference.shape == truth.shape:
             error, scale = spreads(value, truth, valid_elements(truth.shape, self.padding))
-            within = floor.score(error, scale).largest < FAIL
+            within = floor.score(error, scale).largest < WARN
             if within or self.coarse:
                 return within
         return self._near(truth, value, finite)

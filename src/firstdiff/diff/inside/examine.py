@@ -51,9 +51,7 @@ def examine(reference: Scope, port: Scope, handed: Sequence[Handed], allowance: 
     computed = tensor and made.has(reference.trace, reference_blame.value)
     near = _nearest(reference_blame, reference, port, theirs, computed=computed)
     numbers = _numbers(reference_blame, port_blame, reference, port)
-    return Zoom(
-        "", "", "", wrong.name, spots, near, computed=computed, numbers=numbers, rows=rows
-    )
+    return Zoom("", "", "", wrong.name, spots, near, computed=computed, numbers=numbers, rows=rows)
 
 
 def _numbers(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.inside.place import parent
+
 if TYPE_CHECKING:
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Activation
