@@ -45,12 +45,13 @@ def uncompared_result(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def coverage_notes(counts: Counts, port: Header) -> tuple[str, ...]:
-    """What would make more of a port comparable, when little of it was."""
-    if counts.pairs >= COVERED * (counts.pairs + counts.missing):
+    """What would make more of a port comparable, when little of it was, and not because little was asked for."""
+    asked_for_part = bool(port.selection.get("globs"))
+    if asked_for_part or counts.pairs >= COVERED * (counts.pairs + counts.missing):
         return ()
     if port.front_end == "functions":
         return (
             "the port is made of plain functions, and few values of the reference have an equal among what they "
             "receive and return: name values as the reference does with firstdiff.tap('layers.0.mlp', x)",
         )
-    return ("most modules found no counterpart by name: pair their paths with --map FILE.toml",)
+    return ("most modules found no counterpart: pair their paths with --map FILE.toml",)
