@@ -275,7 +275,11 @@ def _measured_scale(
         log, left = log + step, norm(port - value(log + step)[keep])
     ratio = np.exp(log) / right.scale
     return Hypothesis(
-        SCALE, f"multiplying the scores by {ratio:.4g} times their factor", value(log), null
+        SCALE,
+        f"multiplying the scores by {ratio:.4g} times their factor",
+        value(log),
+        null,
+        fitted=True,
     )
 
 

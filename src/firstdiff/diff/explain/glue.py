@@ -51,12 +51,12 @@ def glue(scene: Scene) -> Iterator[Hypothesis]:
     carried = _carried(scene, found)
     if carried is not None:
         yield from _passed(_unexplained(scene, found, carried), carried)
-        yield from _activated(found, carried)
+        yield from _activated(scene, found, carried)
         return
     for make, combine in ((_sums, np.add), (_products, np.multiply)):
         pair = _pair(scene, found, combine)
         if pair is not None:
-            yield from make(found, *pair)
+            yield from make(scene, found, *pair)
             return
     yield from _functions(scene, found)
 
@@ -116,7 +116,7 @@ def _unexplained(scene: Scene, found: list[Operand], right: Operand) -> list[Ope
     return [
         x for x in found
         if x.activation.key.path not in paths
-        and (x is right or _function(x.value, right.value) is None)
+        and (x is right or _function(scene, x.value, right.value) is None)
     ]  # fmt: skip
 
 
@@ -141,10 +141,10 @@ def _passed(found: list[Operand], right: Operand) -> Iterator[Hypothesis]:
             )
 
 
-def _activated(found: list[Operand], right: Operand) -> Iterator[Hypothesis]:
+def _activated(scene: Scene, found: list[Operand], right: Operand) -> Iterator[Hypothesis]:
     """The right value is f(x) for a recorded x: a port whose function is no module of its own has another f."""
     for x in found:
-        name = _function(x.value, right.value) if x is not right else None
+        name = _function(scene, x.value, right.value) if x is not right else None
         if name is None:
             continue
         for wrong, function in FUNCTIONS.items():
@@ -195,7 +195,7 @@ def _near(scene: Scene, x: np.ndarray) -> dict[str, Function]:
     return near
 
 
-def _sums(found: list[Operand], stream: Operand, branch: Operand) -> Iterator[Hypothesis]:
+def _sums(_: Scene, found: list[Operand], stream: Operand, branch: Operand) -> Iterator[Hypothesis]:
     a, b = stream.value, branch.value
     null, cause = a + b, "residual connection"
     yield Hypothesis(cause, f"leaving out {stream.name}", b, null)
@@ -213,7 +213,9 @@ def _sums(found: list[Operand], stream: Operand, branch: Operand) -> Iterator[Hy
             )
 
 
-def _products(found: list[Operand], one: Operand, other: Operand) -> Iterator[Hypothesis]:
+def _products(
+    scene: Scene, found: list[Operand], one: Operand, other: Operand
+) -> Iterator[Hypothesis]:
     a, b = one.value, other.value
     null, cause = a * b, "gate"
     yield Hypothesis(cause, f"leaving out {one.name}", b, null)
@@ -228,11 +230,11 @@ def _products(found: list[Operand], one: Operand, other: Operand) -> Iterator[Hy
         yield Hypothesis(
             cause, f"multiplying by {third.name} instead of {other.name}", a * third.value, null
         )
-    yield from _gates(found, one, other, null)
+    yield from _gates(scene, found, one, other, null)
 
 
 def _gates(
-    found: list[Operand], one: Operand, other: Operand, null: np.ndarray
+    scene: Scene, found: list[Operand], one: Operand, other: Operand, null: np.ndarray
 ) -> Iterator[Hypothesis]:
     """The activation function of a gate: another one, or on the wrong branch.
 
@@ -240,7 +242,7 @@ def _gates(
     """
     for active, plain in ((one, other), (other, one)):
         for gate in found:
-            name = _function(gate.value, active.value) if gate is not active else None
+            name = _function(scene, gate.value, active.value) if gate is not active else None
             if name is None:
                 continue
             swapped = f"applying {name} to {plain.name} instead of {gate.name}"
@@ -259,17 +261,19 @@ def _gates(
             return
 
 
-def _function(x: np.ndarray, y: np.ndarray) -> str | None:
+def _function(scene: Scene, x: np.ndarray, y: np.ndarray) -> str | None:
     """The function of the table that comes nearest to making ``y`` of ``x``, if it nearly does.
 
     The nearest, not the first: both forms of GELU are near each other.
     """
+    assert scene.row.floor is not None, "a scene is made for a row with a floor"
+    limit = max(2.0**-20, (WARN * scene.row.floor.unit) ** 2)
     step = max(1, x.size // FEW)
     some = _misses(x.reshape(-1)[::step], y.reshape(-1)[::step], tuple(FUNCTIONS))
     near = [name for name, miss in some.items() if miss < ROUGHLY]
     misses = _misses(x, y, near)
     nearest = min(misses, key=lambda name: misses[name], default=None)
-    return nearest if nearest is not None and misses[nearest] < 2.0**-20 else None
+    return nearest if nearest is not None and misses[nearest] < limit else None
 
 
 def _misses(x: np.ndarray, y: np.ndarray, names: Iterable[str]) -> dict[str, float]:

@@ -44,6 +44,8 @@ class Hypothesis:
     """bool of ``value``'s shape, True where it was evaluated; None means everywhere."""
     precision: bool = False
     """Whether it is a loss of precision: rounding can be told by its pattern, and need not vanish."""
+    fitted: bool = False
+    """Whether numbers in ``value`` were fitted to the port's tensor: an amplitude of 1 then says nothing."""
     group: int = 0
     """For a loss of precision: channels side by side that share a normaliser (a head for a softmax, all for a norm).
     The order of its sum, and so its rounding, is not known: one factor a group is left out of the pattern. 0: none."""

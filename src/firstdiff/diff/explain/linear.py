@@ -144,7 +144,7 @@ def _permuted_bias(
     ordered[np.argsort(bias)] = np.sort(layer.bias)
     if norm(ordered - layer.bias) > 0:
         value = null - layer.bias + ordered
-        yield Hypothesis("bias permuted", CHANGES[-1].words, value, null, noise)
+        yield Hypothesis("bias permuted", CHANGES[-1].words, value, null, noise, fitted=True)
 
 
 def fit(scene: Scene, output: Activation, given: Activation) -> Linear | None:

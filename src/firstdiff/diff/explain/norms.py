@@ -211,7 +211,8 @@ def _measured(
     eps = float(f"{max(eps, 0.0):.3g}")
     if eps and eps not in EPSILONS:
         value = apply(x, replace(right, eps=eps), scale, shift)
-        yield Hypothesis("norm epsilon", f"adding epsilon {eps:g} to the variance", value, null)
+        words = f"adding epsilon {eps:g} to the variance"
+        yield Hypothesis("norm epsilon", words, value, null, fitted=True)
 
 
 def _others(scene: Scene) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -121,11 +121,13 @@ def _ordered(scene: Scene, found: Tokens, null: np.ndarray) -> Iterator[Hypothes
     seen = _order(port - positions, x)
     if seen is not None:
         value = found.joined(x[:, seen] + positions)
-        yield Hypothesis(CHANGES[2].cause, f"{CHANGES[2].words}{_moved(seen)}", value, null)
+        words = f"{CHANGES[2].words}{_moved(seen)}"
+        yield Hypothesis(CHANGES[2].cause, words, value, null, fitted=True)
     seen = _order(port - x, np.broadcast_to(positions, x.shape))
     if seen is not None:
         value = found.joined(x + positions[seen])
-        yield Hypothesis(CHANGES[4].cause, f"{CHANGES[4].words}{_moved(seen)}", value, null)
+        words = f"{CHANGES[4].words}{_moved(seen)}"
+        yield Hypothesis(CHANGES[4].cause, words, value, null, fitted=True)
 
 
 def _order(seen: np.ndarray, known: np.ndarray) -> np.ndarray | None:
@@ -162,7 +164,7 @@ def _fronted(scene: Scene, found: Tokens, null: np.ndarray) -> Iterator[Hypothes
         positions = np.concatenate([first[None], found.positions])
         last = found.front[:, 0] - first + positions[-1]
         value = np.concatenate([x + positions[:-1], last[:, None]], axis=1)
-        yield Hypothesis(CHANGES[8].cause, CHANGES[8].words, value, null)
+        yield Hypothesis(CHANGES[8].cause, CHANGES[8].words, value, null, fitted=True)
     front = np.broadcast_to(port[:, : found.front.shape[1]].mean(axis=0), found.front.shape)
     value = found.joined(x + found.positions, front)
-    yield Hypothesis(CHANGES[9].cause, CHANGES[9].words, value, null)
+    yield Hypothesis(CHANGES[9].cause, CHANGES[9].words, value, null, fitted=True)

@@ -227,14 +227,14 @@ def _measured(scene: Scene, right: Angles, part: int, null: np.ndarray) -> Itera
     ):
         base = float(f"{np.exp(np.median(logs)):.6g}")
         words = f"computing the angles with base {base:g}"
-        yield Hypothesis("rotary base", words, right.tables(base)[part], null)
+        yield Hypothesis("rotary base", words, right.tables(base)[part], null, fitted=True)
     elif np.ptp(ratio) < _SAME * ratio.mean():
         factor = float(f"{1 / ratio.mean():.4g}")
         value = replace(right, frequencies=right.frequencies / factor).tables()[part]
         words = f"dividing the frequencies by {factor:g}"
-        yield Hypothesis("rotary scaling", words, value, null)
+        yield Hypothesis("rotary scaling", words, value, null, fitted=True)
     elif np.isclose(ratio, 1, rtol=_SAME).any() and ratio.min() < _STRETCHED:
         changed = int((~np.isclose(ratio, 1, rtol=_SAME)).sum())
         value = replace(right, frequencies=port.frequencies).tables()[part]
         words = f"stretching {changed} of {len(ratio)} frequencies by up to {1 / ratio.min():.3g}, as the port's show"
-        yield Hypothesis("rotary scaling", words, value, null)
+        yield Hypothesis("rotary scaling", words, value, null, fitted=True)

@@ -66,7 +66,7 @@ def scaled(scene: Scene) -> Iterator[Hypothesis]:
     factor = float((ours * theirs).sum() / max(float((ours * ours).sum()), TINY))
     if ours.size > LEAST_CHANNELS and factor:
         words = f"multiplying everything by {factor:.6g}{_known(scene, factor)}"
-        yield Hypothesis("scale", words, scene.right * factor)
+        yield Hypothesis("scale", words, scene.right * factor, fitted=True)
 
 
 def _known(scene: Scene, factor: float) -> str:
@@ -128,7 +128,7 @@ def few_channels(scene: Scene) -> Iterator[Hypothesis]:
         value[..., wrong] = scene.wrong[..., wrong]
         names = ", ".join(str(c) for c in np.flatnonzero(wrong)[:6])
         words = f"taking {int(wrong.sum())} of {len(wrong)} channels ({names}) as the port has them"
-        yield Hypothesis("few channels", words, value)
+        yield Hypothesis("few channels", words, value, fitted=True)
 
 
 def offset(scene: Scene) -> Iterator[Hypothesis]:
@@ -137,7 +137,10 @@ def offset(scene: Scene) -> Iterator[Hypothesis]:
     if len(ours) >= LEAST_ROWS:
         constant = (theirs - ours).mean(axis=0)
         yield Hypothesis(
-            "constant offset", "adding one number to each channel", scene.right + constant
+            "constant offset",
+            "adding one number to each channel",
+            scene.right + constant,
+            fitted=True,
         )
 
 
@@ -147,7 +150,10 @@ def by_channel(scene: Scene) -> Iterator[Hypothesis]:
     if len(ours) >= LEAST_ROWS:
         factor = (ours * theirs).sum(0) / np.maximum((ours * ours).sum(0), TINY)
         yield Hypothesis(
-            "channel scale", "multiplying each channel by a number of its own", scene.right * factor
+            "channel scale",
+            "multiplying each channel by a number of its own",
+            scene.right * factor,
+            fitted=True,
         )
 
 
@@ -159,7 +165,10 @@ def by_token(scene: Scene) -> Iterator[Hypothesis]:
         a, b = np.where(clean, ours, 0), np.where(clean, theirs, 0)
         factor = (a * b).sum(-1, keepdims=True) / np.maximum((a * a).sum(-1, keepdims=True), TINY)
         yield Hypothesis(
-            "token scale", "multiplying each token by a number of its own", ours * factor
+            "token scale",
+            "multiplying each token by a number of its own",
+            ours * factor,
+            fitted=True,
         )
 
 

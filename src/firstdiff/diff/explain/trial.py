@@ -53,7 +53,15 @@ class Trial:
 
     @property
     def matched(self) -> bool:
-        """Whether an effect of the size of rounding is there, with the amplitude of the mistake."""
+        """Whether an effect of the size of rounding is there, with the amplitude of the mistake.
+
+        A fitted hypothesis has that amplitude by construction: it is a rival of others, and never believed for it.
+        """
+        return self.rival and not self.hypothesis.fitted
+
+    @property
+    def rival(self) -> bool:
+        """Whether it would be believed, or is fitted and explains as much."""
         present = abs(self.amplitude - 1) < AMPLITUDE and self.effect > EFFECT
         return present and self.left < min(WARN, self.before)
 
@@ -127,7 +135,7 @@ def decide(trials: Sequence[Trial]) -> Trial | None:
     clear = all(trial.left > CLEAR * best.left for trial in others)
     if best.at_floor and clear:
         return best
-    if best.matched and not any(trial.matched for trial in others):
+    if best.matched and not any(trial.rival for trial in others):
         return best
     rounded = [trial for trial in trials if trial.rounded]
     if rounded and not any(trial.at_floor or trial.matched for trial in trials):
