@@ -11,22 +11,29 @@ from firstdiff.diff.explain import (
     attention_changes,
     causes,
     embedding,
+    experts,
+    images,
     linear,
     norms,
+    patches,
+    pooling,
     rotary,
+    router,
     signatures,
+    summands,
 )
 from firstdiff.diff.explain.hypothesis import Hypothesis
 from firstdiff.diff.explain.rounding import round_to
 from firstdiff.diff.explain.trial import Trial, decide
 from firstdiff.models import FAULTS
+from firstdiff.models.family_faults import FAMILY_FAULTS
 
 
 def trial(
     cause: str, left: float, *, before: float = 1000.0, amplitude: float = 0.0, effect: float = 1.0,
-    precision: bool = False, pattern: tuple[float, float] = (0.0, 0.0),
+    precision: bool = False, pattern: tuple[float, float] = (0.0, 0.0), fitted: bool = False,
 ) -> Trial:  # fmt: skip
-    hypothesis = Hypothesis(cause, cause, np.zeros(1), precision=precision)
+    hypothesis = Hypothesis(cause, cause, np.zeros(1), precision=precision, fitted=fitted)
     return Trial(hypothesis, before, left, amplitude, effect, pattern)
 
 
@@ -60,6 +67,16 @@ def test_effects_of_the_size_of_rounding_are_matched() -> None:
     assert decide([trial("a", 2.5, before=3.5, amplitude=0.6, effect=0.5)]) is None
 
 
+def test_what_was_fitted_is_not_believed_for_its_amplitude() -> None:
+    fitted = trial("a", 2.5, before=3.5, amplitude=1.0, effect=0.9, fitted=True)
+    assert decide([fitted]) is None
+    plain = trial("b", 2.6, before=3.5, amplitude=1.0, effect=0.9)
+    assert decide([fitted, plain]) is None
+    assert decide([plain, trial("a", 3.4, before=3.5, fitted=True)]) is plain
+    gone = trial("a", 0.9, amplitude=1.0, fitted=True)
+    assert decide([gone]) is gone
+
+
 def test_losses_of_precision_are_told_by_their_pattern() -> None:
     loss = trial("low precision", 400.0, precision=True, pattern=(1.02, 0.9))
     assert decide([trial("b", 300.0), loss]) is loss
@@ -69,14 +86,16 @@ def test_losses_of_precision_are_told_by_their_pattern() -> None:
 def test_every_cause_that_can_be_named_is_listed() -> None:
     tables = (
         attention_changes.CHANGES, norms.CHANGES, norms.KINDS, rotary.CHANGES, rotary.PRECISION, linear.CHANGES,
-        embedding.CHANGES, signatures.CHANGES,
+        embedding.CHANGES, signatures.CHANGES, router.CHANGES, experts.CHANGES, pooling.CHANGES, images.CHANGES,
+        patches.CHANGES, summands.CHANGES,
     )  # fmt: skip
     assert {change.cause for table in tables for change in table} <= set(causes.CAUSES)
     assert all(causes.tests_of(name) for name in causes.CAUSES)
 
 
 def test_the_faults_of_the_catalogue_have_listed_causes() -> None:
-    assert {fault.cause for fault in FAULTS.values()} - set(causes.CAUSES) == {"dropout"}
+    every = (*FAULTS.values(), *FAMILY_FAULTS.values())
+    assert {fault.cause for fault in every} - set(causes.CAUSES) == {"dropout"}
 
 
 def test_the_page_of_causes_is_up_to_date() -> None:
