@@ -79,7 +79,8 @@ def join_steps(run: Trace, like: Trace, output: Path) -> Path:
 def _concatenated(parts: Parts, shape: tuple[int, ...]) -> np.ndarray | None:
     """``parts`` side by side along the axis on which they add up to ``shape``; equal ones as one where none does.
 
-    Along another axis a part may be shorter (the keys that a step of attention sees): zeros follow then.
+    Along another axis a part may be shorter (the keys that a step of attention sees): zeros follow then; or longer (the
+    places of a cache of fixed length): what lies beyond is left out, and shows in the rest where it was seen.
     """
     if any(part.ndim != len(shape) for part in parts):
         return None
@@ -87,18 +88,16 @@ def _concatenated(parts: Parts, shape: tuple[int, ...]) -> np.ndarray | None:
         return parts[0] if all(np.array_equal(part, parts[0]) for part in parts) else None
     for axis in range(len(shape)):
         if sum(part.shape[axis] for part in parts) == shape[axis]:
-            padded = [_padded(part, shape, axis) for part in parts]
-            whole = [part for part in padded if part is not None]
-            if len(whole) == len(parts):
-                return np.concatenate(whole, axis=axis)
+            return np.concatenate([_fitted(part, shape, axis) for part in parts], axis=axis)
     return None
 
 
-def _padded(part: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray | None:
-    """``part`` with zeros after its end along every axis but ``axis``; None when it is longer than ``shape``."""
-    missing = [0 if n == axis else shape[n] - part.shape[n] for n in range(len(shape))]
-    if any(width < 0 for width in missing):
-        return None
+def _fitted(part: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """``part`` cut off or followed by zeros along every axis but ``axis``, so that it fits into ``shape``."""
+    others = [n for n in range(len(shape)) if n != axis]
+    kept = tuple(slice(shape[n]) if n in others else slice(None) for n in range(len(shape)))
+    part = part[kept]
+    missing = [shape[n] - part.shape[n] if n in others else 0 for n in range(len(shape))]
     return np.pad(part, [(0, width) for width in missing]) if any(missing) else part
 
 

@@ -23,7 +23,7 @@ from firstdiff.models.loading import find_factory, load_subject, takes
 from firstdiff.recorders import record_torch, recorder_for
 from firstdiff.recording import record
 from firstdiff.traces import open_trace
-from firstdiff.traces.errors import OptionError
+from firstdiff.traces.errors import OptionError, SubjectError
 
 if TYPE_CHECKING:
     from firstdiff.decoding import Decoding
@@ -46,6 +46,8 @@ class Session:
     mode: Literal["jit", "eager"] = "jit"
     made: dict[str, Path] = field(default_factory=dict)
     """Traces that several checks use, by name."""
+    bare: Inputs | None = None
+    """Inputs of the run without padding, once it was made."""
 
     @property
     def is_torch(self) -> bool:
@@ -53,13 +55,18 @@ class Session:
         return recorder_for(self.subject) is record_torch
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of what the model takes."""
+    def function(self) -> Callable[..., Any]:
+        """What is called with the inputs."""
         forward = getattr(self.subject.model, "forward", None) if self.is_torch else None
         function = forward if hasattr(self.subject.model, "main_input_name") else self.subject.call
-        function = function or forward or self.subject.model
+        found: Callable[..., Any] = function or forward or self.subject.model
+        return found
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of what the model takes."""
         try:
-            return tuple(inspect.signature(function).parameters)
+            return tuple(inspect.signature(self.function).parameters)
         except (TypeError, ValueError):
             return ()
 
@@ -150,18 +157,38 @@ def right_padding(session: Session) -> Diff:
 def _padding(session: Session, *, left: bool) -> Diff:
     if "input_ids" not in session.inputs or not session.accepts("attention_mask"):
         raise NotApplicable("the model takes no attention_mask beside input_ids")
-    bare = _unpadded(session)
+    bare = _bare(session)
     side = "left" if left else "right"
-    if "bare" not in session.made:
-        session.made["bare"] = session.run("bare", bare, floor=True)
     padded = session.run(side, {name: _pad(name, t, session, left) for name, t in bare.items()})
     with open_trace(padded) as run, open_trace(session.made["bare"]) as like:
         output = session.folder / f"{side}-cropped.h5"
         return diff(like, crop_padding(run, like, PADDING, left=left, output=output))
 
 
+def _bare(session: Session) -> Inputs:
+    """The inputs without padding, run once: with the positions of the real tokens, where the model takes them.
+
+    A call that takes any keyword is asked by trying: positions that the model makes itself would count the padding.
+    """
+    if session.bare is None:
+        bare = _unpadded(session)
+        count = bare["input_ids"].value.shape[1]
+        positions = HostTensor(np.arange(count, dtype=np.int64)[None], "int64")
+        session.bare = {**bare, "position_ids": positions}
+        if not takes(session.function, "position_ids"):
+            session.bare = bare
+        try:
+            session.made["bare"] = session.run("bare", session.bare, floor=True)
+        except SubjectError:
+            if session.accepts("position_ids"):
+                raise
+            session.bare = bare
+            session.made["bare"] = session.run("bare", bare, floor=True)
+    return session.bare
+
+
 def _unpadded(session: Session) -> Inputs:
-    """The row with the most real tokens, without its padding; positions said where the model takes them."""
+    """The row with the most real tokens, without its padding."""
     ids = session.inputs["input_ids"].value
     mask = session.inputs.get("attention_mask")
     real = np.ones(ids.shape, bool) if mask is None else mask.value > 0
@@ -176,8 +203,6 @@ def _unpadded(session: Session) -> Inputs:
             bare[name] = tensor
     count = bare["input_ids"].value.shape[1]
     bare["attention_mask"] = HostTensor(np.ones((1, count), np.int64), "int64")
-    if session.accepts("position_ids"):
-        bare["position_ids"] = HostTensor(np.arange(count, dtype=np.int64)[None], "int64")
     return bare
 
 
@@ -219,15 +244,19 @@ def variant(name: str) -> Callable[[Session], Diff]:
 
     def check(session: Session) -> Diff:
         if session.spec is None or session.spec.startswith("hf:"):
-            raise NotApplicable(f"the subject offers no parameter {name}")
+            raise NotApplicable(_no_variant(name))
         factory = find_factory(session.spec)
         if name not in inspect.signature(factory).parameters or not takes(factory, name):
-            raise NotApplicable(f"the subject offers no parameter {name}")
+            raise NotApplicable(_no_variant(name))
         made = replace(factory(**{name: True}), name=f"{session.spec} {name}")
         return diff(session.plain(), session.run(name, session.inputs, subject=made))
 
     check.__doc__ = f"The model as its factory makes it with {name}=True."
     return check
+
+
+def _no_variant(name: str) -> str:
+    return f"no factory with a parameter {name}: def build({name}=False)"
 
 
 CHECKS: dict[str, Callable[[Session], Diff]] = {
