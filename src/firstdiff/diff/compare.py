@@ -210,7 +210,7 @@ def _mask_row(name: str, pair: Pair, layout: Layout, found: Measurement, *, alik
 
 
 def _are_choices(pair: Pair) -> bool:
-    """Whether nothing but where they stand makes a pair of integers of other lengths: only equal ones tell it is one."""
+    """Whether only where they stand makes a pair of integers of other lengths: equal ones alone tell it is one."""
     kinds = {kind_of(pair.reference), kind_of(pair.port)}
     return pair.leaf_evidence == "position" and kinds == {"integer"}
 

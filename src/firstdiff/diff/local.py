@@ -74,7 +74,7 @@ class LocalFloor:
 
         native, moved = self.native, self.conditioning
         luck = _luck(truth)
-        whole = ratio(*(np.array([s.rms]) for s in (error, truth, native, moved)), luck[0])
+        whole = ratio(_rms(error), _rms(truth), _rms(native), _rms(moved), luck[0])
         rows = ratio(error.rows, truth.rows, native.rows, moved.rows, luck[1])
         columns = ratio(error.columns, truth.columns, native.columns, moved.columns, luck[2])
         return Score(float(whole[0]), _largest(rows), _largest(columns))
@@ -102,6 +102,10 @@ class Score:
     def largest(self) -> float:
         """The score."""
         return max(self.whole, *(found[0] for found in (self.row, self.column) if found), 0.0)
+
+
+def _rms(spread: Spread) -> np.ndarray:
+    return np.array([spread.rms])
 
 
 def _luck(truth: Spread) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
