@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 import firstdiff
+from firstdiff.decoding_checks import DECODED
 from firstdiff.models import qwen2
 from firstdiff.models.checkpoint import discriminating_inputs
 from firstdiff.models.decoding_faults import DECODING_FAULTS
+from firstdiff.models.subject import Subject
 from firstdiff.selfchecking import SelfCheck
 
 CACHE = ("prefill against decoding", "no cache against prefill")
@@ -120,3 +124,46 @@ def test_each_class_of_mistakes_is_caught_in_jax(check: str, tmp_path: Path) -> 
             only=[check],
         )
         assert result.rows[0].outcome == ("diverges" if name == "wrong" else "agrees"), name
+
+
+class SeesUnwritten(transformers.Qwen2ForCausalLM):
+    """Looks at places of a static cache that are not written yet."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+    ) -> Any:
+        if isinstance(past_key_values, transformers.StaticCache):
+            tokens, places = input_ids.shape[1], 20 + DECODED
+            written = int(past_key_values.get_seq_length())
+            query, key = torch.arange(tokens)[:, None] + written, torch.arange(places)[None]
+            hidden = (key > query) & (key < written + tokens)
+            attention_mask = torch.where(hidden, -1e9, 0.0)[None, None]
+        return super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values,
+            use_cache=use_cache,
+        )  # fmt: skip
+
+
+def test_places_of_a_static_cache_that_are_seen_too_early(checkpoint: Path) -> None:
+    model = SeesUnwritten.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    port = Subject(model=model, name="qwen2")
+    found = firstdiff.selfcheck(
+        port,
+        inputs={"input_ids": discriminating_inputs(tokens=20)["input_ids"]},
+        only=["growing cache against static"],
+    )
+    assert found.rows[0].outcome == "diverges", found.rows[0].detail
+    assert "layers.0.self_attn" in found.rows[0].detail
+
+
+def test_attention_over_a_static_cache_is_compared(checkpoint: Path) -> None:
+    result = checked(f"hf:{checkpoint}", "growing cache against static")
+    found = result.rows[0].diff
+    assert found is not None
+    rows = {(r.name, r.key.leaf): r for r in found.rows if r.key.site == "output" and r.pair}
+    assert rows["layers.0.self_attn", "1"].activation.shape == (2, 4, 20, 20)  # of 28 places
+    assert ("", "past_key_values.0.keys") in rows

@@ -132,8 +132,30 @@ def test_a_jax_port_with_and_without_padding(
         port, inputs=discriminating_inputs(), only=PADDED[:1], mode="eager"
     )
     assert outcomes(result) == {PADDED[0]: outcome}
+    if outcome == "diverges":  # positions are those of the real tokens, so the mask alone is wrong
+        assert "layers_0.self_attn" in result.rows[0].detail
 
 
+def test_a_call_of_any_keyword_that_takes_no_positions(tmp_path: Path) -> None:
+    (tmp_path / "port.py").write_text(ANY_KEYWORD)
+    result = firstdiff.selfcheck(
+        f"{tmp_path}/port.py:build", inputs=discriminating_inputs(tokens=20), only=PADDED
+    )
+    assert outcomes(result) == dict.fromkeys(PADDED, "agrees")
+
+
+ANY_KEYWORD = """
+import jax.numpy as jnp
+import numpy as np
+import firstdiff
+
+def embedded(weight, input_ids, attention_mask):
+    return firstdiff.tap("out", weight[input_ids] * attention_mask[..., None])
+
+def build():
+    weight = jnp.asarray(np.random.default_rng(0).normal(size=(320, 6)), "float32")
+    return firstdiff.Subject(model=weight, call=lambda weight, **inputs: embedded(weight, **inputs))
+"""
 FACTORY = """
 import jax.numpy as jnp
 import numpy as np
