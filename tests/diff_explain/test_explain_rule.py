@@ -75,6 +75,7 @@ def test_what_was_fitted_is_not_believed_for_its_amplitude() -> None:
     assert decide([plain, trial("a", 3.4, before=3.5, fitted=True)]) is plain
     gone = trial("a", 0.9, amplitude=1.0, fitted=True)
     assert decide([gone]) is gone
+    assert decide([trial("a", 0.9, before=7.0, amplitude=1.0, fitted=True)]) is None
 
 
 def test_losses_of_precision_are_told_by_their_pattern() -> None:

@@ -225,9 +225,9 @@ port's tensor. First the right computation has to reproduce the reference's own 
 of that kind is tried. A hypothesis is named as the cause when
 
 - the error left is below 3 times the rounding floor, less than half of the error before, and that of every other
-  cause at least 1.5 times larger; or
+  cause at least 1.5 times larger; where numbers were fitted to the port's tensor, the error before is above 8; or
 - for effects of the size of rounding, the matched amplitude <err, d> / <d, d> is within 0.3 of 1, d being the
-  effect, and rms(d) more than 0.3 of rms(err), unless numbers were fitted to the port's tensor, which makes it 1; or
+  effect, and rms(d) more than 0.3 of rms(err); fitting makes it 1 and is no evidence; or
 - for losses of precision, whose exact roundings nobody knows, the error correlates with theirs by more than 0.7.
 
 Otherwise up to three hints are given, with the error that is left after each.

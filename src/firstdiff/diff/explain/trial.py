@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from firstdiff.diff.explain.scene import TINY, Scene, norm
-from firstdiff.diff.judge import WARN
+from firstdiff.diff.judge import FAIL, WARN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,8 +48,9 @@ class Trial:
 
     @property
     def at_floor(self) -> bool:
-        """Whether the error vanishes in rounding."""
-        return self.left < WARN and self.before > GAIN * self.left
+        """Whether the error vanishes in rounding; what was fitted has to remove one that was beyond doubt."""
+        enough = not self.hypothesis.fitted or self.before > FAIL
+        return enough and self.left < WARN and self.before > GAIN * self.left
 
     @property
     def matched(self) -> bool:
