@@ -49,26 +49,8 @@ def port_inside(
     """The port with the reference's values planted at every module, looking into the one at ``paths``; close it."""
     from firstdiff.diff.planting import planting
 
-    inside = tuple(map(escape, with_helpers(paths, rows, theirs)))
-    selection = Selection(level="op", inside=inside)
+    selection = Selection(level="op", inside=tuple(map(escape, paths)))
     plan = planting("port", rows, ours, theirs)
     path = folder / "own.h5"
     run_planted(subject, trace_inputs(ours), plan, path, mode, exact, selection=selection)
     return open_trace(path)
-
-
-def with_helpers(paths: Sequence[str], rows: Sequence[Row], port: Trace) -> tuple[str, ...]:
-    """``paths``, and in a ``port`` of plain functions those of the functions below that stand for no module."""
-    from firstdiff.diff.inside.scope import has_plain_functions
-
-    if not has_plain_functions(port):
-        return tuple(paths)
-    paired = {row.pair.port.key.path for row in rows if row.pair is not None}
-    modules = [p for p in paired if p not in paths and p]
-    found = dict.fromkeys(paths)
-    for a in port.activations:
-        below = any(a.key.path.startswith(f"{p}." if p else "") for p in paths)
-        inner = any(a.key.path == p or a.key.path.startswith(f"{p}.") for p in modules)
-        if below and not inner:
-            found[a.key.path] = None
-    return tuple(found)

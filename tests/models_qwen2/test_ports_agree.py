@@ -17,6 +17,8 @@ import pytest
 
 from firstdiff.models.checkpoint import discriminating_inputs
 from firstdiff.models.qwen2 import PORTS, TINY, RopeScaling, subject
+from firstdiff.models.qwen2.ports import UNSTACKED
+from firstdiff.traces.errors import OptionError
 
 RATIO = 2.0
 UNTIED = dataclasses.replace(TINY, tie_word_embeddings=False)
@@ -47,7 +49,18 @@ def test_bfloat16_logits_are_as_near_to_the_golden_run_as_the_reference(
     assert judge.ratio(logits, folder, inputs, "bfloat16") < RATIO
 
 
-@pytest.mark.parametrize("port", PORTS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_keras_port_agrees(dtype: str, checkpoint: Checkpoint, judge: Any) -> None:
+    folder, inputs = checkpoint(dtype=dtype), discriminating_inputs()
+    made = subject("keras", folder, dtype=None)
+    logits = made.call(made.model, **inputs).logits
+    assert logits.dtype == dtype
+    assert judge.ratio(logits, folder, inputs, dtype) < RATIO
+    with pytest.raises(OptionError, match="its layers are neither stacked nor recomputed"):
+        subject("keras", folder, scan=True)
+
+
+@pytest.mark.parametrize("port", [*PORTS, *UNSTACKED])
 def test_an_untied_head_and_eager_calls_agree_as_well(
     port: str, checkpoint: Checkpoint, judge: Any
 ) -> None:

@@ -66,7 +66,14 @@ def test_the_answer_names_lines_on_both_sides(zoomed):
     assert theirs.called.rpartition("/")[2].startswith("ops.py:")
     assert theirs.line.rpartition("/")[2].startswith("wrong.py:")
     assert result.tap == "o_proj input"
-    assert "has no equal in the port; its nearest is" in result.summary
+    assert "(modeling_qwen2.py:97) has no equal in the port. In the port it goes" in result.summary
+
+
+def test_what_resembles_the_value_most_is_named(zoomed):
+    result = zoomed("gqa_tiled", ATTENTION, "haiku")
+    assert "; its nearest is repeat_kv_tiled (wrong.py:17), equal in heads 0, 3 of 4" in (
+        result.summary
+    )
 
 
 def test_a_port_of_plain_functions_is_looked_into(zoomed):
@@ -106,4 +113,10 @@ def test_a_wrong_number_is_said_with_both_numbers(zoomed):
     assert functions(result) == ("Qwen2Attention.forward", "attention_scaling_none")
     assert result.numbers == (0.25, 1.0)
     assert "(modeling_qwen2.py:212) is 0.25, in the port 1." in result.summary
-    assert result.spots[1].called.rpartition("/")[2].startswith("function.py:")
+
+
+def test_a_keras_port_is_looked_into(zoomed):
+    result = zoomed("rotary_interleaved", ATTENTION, "keras")
+    assert functions(result) == ("rotate_half", "rotate_half_interleaved")
+    names = {row.name for row in result.rows if row.side == "port" and row.level == "function"}
+    assert "Qwen2Attention.call" not in names

@@ -100,12 +100,13 @@ class CallWatcher(ABC):
         """It returned ``result``, or None after an exception."""
 
     def _watch(self, frame: FrameType, event: str, arg: Any) -> None:
-        if event == "call":  # before another watcher says that the callee runs now
+        if event in (
+            "call",
+            "return",
+        ):  # first: another watcher may say who runs now, or put a value in
             self._seen(frame, event, arg)
         if callable(self._before):
             self._before(frame, event, arg)
-        if event == "return":
-            self._seen(frame, event, arg)
 
     def _seen(self, frame: FrameType, event: str, arg: Any) -> None:
         if self._busy:

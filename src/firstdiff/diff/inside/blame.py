@@ -53,7 +53,7 @@ def blame(own: Half, other: Half, result: Activation) -> Blame:
     """What makes ``result``, a wrong value that leaves the module's own code (to a child, or as its result)."""
     calls, owner = own.calls, None
     while True:
-        before = [call for call in calls if call.first < result.order]
+        before = [c for c in calls if c.first < result.order and not _takes(c, result)]
         around = before.pop() if before and before[-1].last > result.order else None
         found = _first(before, owner, own, other)
         if found is not None or around is None:
@@ -109,6 +109,11 @@ def _hand_over(
         if any(_is_same(a, value) for a in call.outputs):
             return Blame(call, value)
     return Blame(owner, value)
+
+
+def _takes(call: FunctionCall, value: Activation) -> bool:
+    """Whether ``value`` is an argument of ``call``."""
+    return any(a.order == value.order for a in call.inputs)
 
 
 def _is_same(one: Activation, other: Activation) -> bool:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from firstdiff.traces.schema import Activation
 
 
+_UNLIKE = 0.5
+"""Relative L2 of a difference that is no likeness, where no part is equal."""
+
+
 def examine(reference: Scope, port: Scope, handed: Sequence[Handed], allowance: Allowance) -> Zoom:
     """Find the first wrong value that the module hands on, and the function that made it, on both sides.
 
@@ -104,7 +108,9 @@ def _spot(
         name,
         definitions.get(call.method, ""),
         call.caller,
-        call.source,
+        ""
+        if "@" in call.method
+        else call.source,  # plain functions: the line that calls is not known
         line,
         _label(found, call, wrong),
     )
@@ -154,6 +160,8 @@ def _nearest(found: Blame, reference: Scope, port: Scope, theirs: Half, *, compu
     equal = near.laid.error <= values.limit(found.value)
     if computed:
         return f"{call.name} ({place})" if equal else ""
+    if not near.likeness.words and near.laid.error > _UNLIKE:
+        return ""
     words = near.likeness.words or f"relative L2 of the difference {near.laid.error:.2g}"
     if equal:
         words = "which holds the same numbers in another order"

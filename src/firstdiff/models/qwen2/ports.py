@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PORTS = ("linen", "nnx", "equinox", "haiku", "function")
 """Each is a file of this folder with a function ``build``."""
+UNSTACKED = ("keras",)
+"""More of them, whose layers are a list and nothing else."""
 
 
 def subject(
@@ -42,8 +44,11 @@ def subject(
         SubjectError: the folder is no complete Qwen2 checkpoint, or asks for what the ports lack.
         OptionError: there is no such port, fault or variant, or the port cannot be varied so.
     """
-    if port not in PORTS:
-        raise OptionError(f"port {port!r}: no such port; there are {', '.join(PORTS)}.")
+    every = (*PORTS, *UNSTACKED)
+    if port not in every:
+        raise OptionError(f"port {port!r}: no such port; there are {', '.join(every)}.")
+    if port in UNSTACKED and (scan or remat):
+        raise OptionError(f"port {port!r}: its layers are neither stacked nor recomputed.")
     from firstdiff.models.qwen2.weights import Weights
 
     config = Qwen2Config.from_hf(folder)

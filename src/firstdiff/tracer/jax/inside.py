@@ -134,7 +134,8 @@ class _Functions(CallWatcher):
         begins = self._inside.begins
         if begins == "*":
             return self._belongs(code.co_filename)
-        return code.co_name == begins and not compat.is_framework(code.co_filename)
+        own = code.co_name == begins or (begins, code.co_name) == ("__call__", "call")  # Keras
+        return own and not compat.is_framework(code.co_filename)
 
     def entered(self, call: Call, frame: FrameType) -> _Entered:
         found = _Entered(call, *self._inside.running(), tap.new_serial())
