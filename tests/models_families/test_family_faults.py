@@ -38,9 +38,7 @@ def checked(made: Made) -> Callable[[str], Diff]:
 
 
 @pytest.mark.parametrize("name", FAMILY_FAULTS)
-def test_a_fault_is_placed_and_its_cause_named(
-    name: str, checked: Callable[[str], Diff]
-) -> None:
+def test_a_fault_is_placed_and_its_cause_named(name: str, checked: Callable[[str], Diff]) -> None:
     fault, result = FAMILY_FAULTS[name], checked(name)
     assert result.first is not None
     place = (result.first.name, result.first.key.site)
