@@ -33,8 +33,10 @@ from firstdiff.models import qwen2
 from firstdiff.models.checkpoint import discriminating_inputs, write_checkpoint
 from firstdiff.models.faults import FAULTS, Fault
 from firstdiff.models.variants import VARIANTS
+from firstdiff.port_replay import replay_port
 from firstdiff.recording import as_subject, record
-from firstdiff.replaying import Judged, replay_port, replay_reference
+from firstdiff.reference_replay import replay_reference
+from firstdiff.replay_result import Judged
 from firstdiff.traces import open_trace
 from seeded import compile_once
 

@@ -97,7 +97,7 @@ def port_replay(folder: Path, _tokens: int, times: dict[str, Any]) -> None:
     """The reference's values planted in the port: one pass."""
     from firstdiff.diff import diff
     from firstdiff.models import qwen2
-    from firstdiff.replaying import replay_port
+    from firstdiff.port_replay import replay_port
 
     subject = qwen2.subject("linen", folder / "checkpoint")
     free = folder / "port.h5", diff(folder / "ref.h5", folder / "port.h5")
@@ -109,7 +109,7 @@ def port_replay(folder: Path, _tokens: int, times: dict[str, Any]) -> None:
 def reference_replay(folder: Path, _tokens: int, times: dict[str, Any]) -> None:
     """The port's values forced into the reference: three passes."""
     from firstdiff.recording import as_subject
-    from firstdiff.replaying import replay_reference
+    from firstdiff.reference_replay import replay_reference
 
     subject = as_subject(f"hf:{folder / 'checkpoint'}", "float32")
     with timed("capture and three forced passes, judging included", times):

@@ -100,7 +100,7 @@ def with_other_faults(
     """``result``, a divergence of ``subject``, with what a port replay says of further faults."""
     from firstdiff.diff.coverage import coverage_notes
     from firstdiff.diff.faults import listed
-    from firstdiff.replaying import replay_port
+    from firstdiff.port_replay import replay_port
 
     assert result.finding is not None, "without a divergence there are no other faults"
     try:

@@ -2,12 +2,12 @@
 
 Behind a fault a free comparison cannot tell them apart, since nothing agrees there. On right inputs it shows: what
 follows an exchange of weights is right by name, what follows a lying name is right by weights. Apart from
-`replaying.py`, which runs a replay; here two are weighed.
+the modules that run a replay; here two are weighed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from firstdiff.diff.weights.applied import exchanged_modules
@@ -15,11 +15,11 @@ from firstdiff.diff.weights.blame import MOVED
 from firstdiff.diff.weights.evidence import Weighing, matchers_of, weigh
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from firstdiff.diff import Diff
-    from firstdiff.diff.replayed import ReplayRow
+    from firstdiff.diff.replayed import Replay, ReplayRow
     from firstdiff.diff.row import Row
     from firstdiff.traces import Trace
 
@@ -84,3 +84,20 @@ def _crossed(free: Diff) -> bool:
     moved = {v.module for v in (*free.audit.wrong, *free.audit.notes) if v.finding in MOVED}
     by_weights = (r for r in free.rows if r.pair is not None and r.pair.evidence == "weights")
     return any(row.key.path in moved for row in by_weights)
+
+
+def settled(
+    weighed: Replay, doubt: Contested | None, again: Callable[[Sequence[Row]], Replay]
+) -> Replay:
+    """``weighed``, or the replay of the pairs by name where weights and names are in ``doubt`` and names say more."""
+    if doubt is None:
+        return weighed
+    named = again(doubt.named)
+    names = doubt.names_win(weighed.rows, named.rows)
+    result, first, then = named if names else weighed, weighed.cost, named.cost
+    forced, passes = first.forced + then.forced, first.passes + then.passes
+    return replace(
+        result,
+        cost=replace(result.cost, free=first.free, forced=forced, passes=passes),
+        notes=(*result.notes, doubt.sentence(names=names)),
+    )

@@ -1,5 +1,5 @@
-"""From the runs of a replay to its result: taps judged, causes looked for, notes made. Apart from `replaying.py`, which
-makes the runs.
+"""From the runs of a replay to its result: taps judged, causes looked for, notes made. Apart from `port_replay.py` and
+`reference_replay.py`, which make the runs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,23 @@ from firstdiff.traces.padding import padding_mask
 if TYPE_CHECKING:
     from firstdiff.diff.explain import Suspicion
     from firstdiff.diff.faults import Fault
+    from firstdiff.diff.local import FloorOf
     from firstdiff.diff.planting import Planting
     from firstdiff.diff.replayed import Replay, ReplayRow
-    from firstdiff.replaying import Judged
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Key
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Which taps of a replay are judged."""
+
+    only: str | None = None
+    """Those of modules whose path matches this glob."""
+    start: str | None = None
+    """Those from the first tap at or below this module on."""
+    floors: FloorOf | None = None
+    """By other floors than those of the port's dtype: what another dtype could see."""
 
 
 @dataclass(frozen=True)

@@ -147,8 +147,9 @@ def test_a_port_that_chooses_for_itself_is_compared_as_long_as_it_says_the_same(
 
 
 def test_replay_judges_every_step(checkpoint: Path, decoded: Path, tmp_path: Path) -> None:
+    from firstdiff.port_replay import replay_port
     from firstdiff.recording import as_subject
-    from firstdiff.replaying import replay_port, replay_reference
+    from firstdiff.reference_replay import replay_reference
 
     right = replay_port(decoded, qwen2.subject("linen", checkpoint), mode="eager")
     assert (right.faults, right.suspects) == ((), ())

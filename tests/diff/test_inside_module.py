@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from firstdiff.diff.inside.allowance import Allowance
 from firstdiff.diff.inside.blame import Half, blame, counterpart
 from firstdiff.diff.inside.calls import calls_of
-from firstdiff.diff.inside.values import Values, tolerance_of
+from firstdiff.diff.inside.values import Values
 from firstdiff.traces import Header, Key, TraceWriter, open_trace
 
 RANDOM = np.random.default_rng(0)
@@ -43,15 +44,16 @@ def side(tmp_path: Path):
         trace.close()
 
 
-def half(trace):
+def half(trace, side):
     recorded = [*trace.activations, *trace.deeper]
-    return Half(trace, calls_of(trace.deeper), Values(trace, recorded, tolerance_of("float32")))
+    values = Values(side, trace, recorded, Allowance("float32"))
+    return Half(trace, calls_of(trace.deeper), values)
 
 
 def is_held(side, here, there):
     ours = side("ours", [("f()", "output", "", here)])
     theirs = side("theirs", [("g()", "output", "", there)])
-    values = Values(ours, ours.deeper, tolerance_of("float32"))
+    values = Values("reference", ours, ours.deeper, Allowance("float32"))
     return values.has(theirs, theirs.deeper[0])
 
 
@@ -114,7 +116,7 @@ def test_calls_are_nested_as_they_ran(side):
 def blamed(side, ours, theirs):
     one, other = side("reference", ours), side("port", theirs)
     result = other.activations[-1]
-    return blame(half(other), half(one), result)
+    return blame(half(other, "port"), half(one, "reference"), result)
 
 
 RESULT = ("forward", "output", "")
@@ -205,6 +207,6 @@ def test_a_counterpart_takes_the_same_arguments(side):
         ],
     )
     call = calls_of(port.deeper)[0]
-    found = counterpart(call, half(port), half(reference))
+    found = counterpart(call, half(port, "port"), half(reference, "reference"))
     assert found is not None
     assert found.name == "two"

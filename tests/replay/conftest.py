@@ -14,8 +14,9 @@ from firstdiff.diff.replayed import Replay
 from firstdiff.models import qwen2
 from firstdiff.models.faults import Fault
 from firstdiff.models.subject import Subject
+from firstdiff.port_replay import replay_port
 from firstdiff.recording import as_subject, record
-from firstdiff.replaying import replay_port, replay_reference
+from firstdiff.reference_replay import replay_reference
 
 
 @dataclass(frozen=True)

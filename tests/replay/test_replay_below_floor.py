@@ -17,8 +17,9 @@ from firstdiff.diff.report.replay import print_replay
 from firstdiff.models import FAULTS, qwen2
 from firstdiff.models.checkpoint import discriminating_inputs
 from firstdiff.models.subject import Subject
+from firstdiff.port_replay import replay_port
 from firstdiff.recording import as_subject, record
-from firstdiff.replaying import replay_port, replay_reference
+from firstdiff.reference_replay import replay_reference
 from firstdiff.traces import open_trace
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ import torch
 
 from firstdiff.models.faults import FAULTS, Fault, find
 from firstdiff.models.subject import Subject
+from firstdiff.port_replay import replay_port
 from firstdiff.recording import as_subject, record
-from firstdiff.replaying import replay_port, replay_reference
+from firstdiff.reference_replay import replay_reference
 
 if TYPE_CHECKING:
     from firstdiff.diff.replayed import Replay
@@ -219,7 +220,7 @@ def test_bfloat16_finds_a_structural_fault(ported: Callable[..., Any]) -> None:
 
 
 def test_only_and_from_choose_what_is_judged(ported: Callable[..., Any]) -> None:
-    from firstdiff.replaying import Judged
+    from firstdiff.replay_result import Judged
     from firstdiff.traces.errors import OptionError
 
     run = ported("gelu_for_silu")

@@ -13,8 +13,8 @@ from firstdiff.diff import diff
 from firstdiff.diff.stand_in import recorded
 from firstdiff.inputs import trace_inputs
 from firstdiff.models.subject import Subject
+from firstdiff.port_replay import replay_port
 from firstdiff.recording import record
-from firstdiff.replaying import replay_port
 from firstdiff.traces import open_trace
 
 FREE = {

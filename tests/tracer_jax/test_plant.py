@@ -100,7 +100,9 @@ def test_every_layer_is_judged_on_planted_inputs(record, weights, x):
         np.testing.assert_array_equal(forced.value(f"layers.{i}.h"), np.zeros((2, 16)))
 
 
-@pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.everything_saveable], ids=str)
+@pytest.mark.parametrize(
+    "policy", [None, jax.checkpoint_policies.everything_saveable], ids=["nothing", "everything"]
+)
 @pytest.mark.parametrize("mode", ["jit", "eager"])
 def test_one_layer_of_a_scan_under_remat(record, weights, x, policy, mode):
     def call(model, x):
