@@ -21,6 +21,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -278,7 +279,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="which pairs")
     parser.add_argument("--checkpoints", nargs="+", type=int, default=[0], help="seeds of weights")
-    parser.add_argument("--right-ports", action="store_true", help="every variant, and no faults")
+    parser.add_argument(
+        "--right-ports", nargs="*", metavar="GLOB", help="right variants (all), and no faults"
+    )
     parser.add_argument("--modes", nargs="+", default=["eager", "jit"], choices=("eager", "jit"))
     parser.add_argument("--faults", nargs="*", default=list(FAULTS))
     options = parser.parse_args()
@@ -286,8 +289,10 @@ def main() -> None:
         compile_once(Path(folder) / "compiled")
         for dtype, seed in itertools.product(options.dtypes, options.checkpoints):
             bench = Bench(Path(folder), dtype, options.framework, seed)
-            right(bench, (None, *(VARIANTS if options.right_ports else ())), options.modes)
-            if not options.right_ports:
+            globs = options.right_ports
+            variants = [v for v in VARIANTS if any(fnmatchcase(v, g) for g in globs or "*")]
+            right(bench, (None, *(variants if globs is not None else ())), options.modes)
+            if globs is None:
                 singly(bench, options.faults)
                 in_pairs(bench, options.pairs, options.seed)
 

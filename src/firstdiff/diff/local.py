@@ -13,6 +13,7 @@ standard deviation of sqrt(0.8 / m) of its mean, m the number of elements that c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from firstdiff.traces.schema import Activation
 
 _NOTHING = Spread(0.0, 0, np.zeros(0), np.zeros(0))
+_SUM = re.compile(r"linear|dense|conv", re.IGNORECASE)
 _DEVIATIONS = 3.0
 """Standard deviations of the sum of squares that are luck."""
 _UNIFORM = 0.8
@@ -154,6 +156,15 @@ def recorded_floors(reference: Trace, dtype: str, *, rounded_alike: bool) -> Flo
         return replace(plain, native=found, conditioning=cond)
 
     return floor_of
+
+
+def moved_by(given: Activation | None) -> float:
+    """How far a conditioning run moved the input ``given`` of a module, relative: 3 u, into sums of n products
+    sqrt(n)/2 u, u of float32; None for what no module receives."""
+    unit = unit_roundoff("float32")
+    if given is None or not _SUM.search(given.class_name):
+        return 3 * unit
+    return unit * max(3.0, sqrt(given.shape[-1] if given.shape else 1) / 2)
 
 
 def stand_in_floors(

@@ -11,11 +11,11 @@ inherited part is rather too large, so that what is called added was added.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from math import hypot, sqrt
 from typing import TYPE_CHECKING, Literal
 
+from firstdiff.diff.local import moved_by
 from firstdiff.traces.dtypes import unit_roundoff
 from firstdiff.traces.spread import CONDITIONING, Spread, from_tables, names
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from firstdiff.traces import Trace
     from firstdiff.traces.schema import Key
 
-_SUM = re.compile(r"linear|dense|conv", re.IGNORECASE)
 _LEAST_GAIN, _MOST_GAIN = 0.1, 1e4
 
 
@@ -216,12 +215,8 @@ class _Local:
         return max(made, row.floor.unit / 4)
 
     def _amplitude(self, key: Key) -> float:
-        """How far the conditioning run moved the sources of ``key``: 3 u, for sums of n products sqrt(n)/2 u."""
-        u = unit_roundoff("float32")
-        given = self._classes.get((key.path, "input"))
-        if key.site == "output" and given is not None and _SUM.search(given.class_name):
-            return u * max(3.0, sqrt(given.shape[-1] if given.shape else 1) / 2)
-        return 3 * u
+        """How far the conditioning run moved the sources of ``key``."""
+        return moved_by(self._classes.get((key.path, "input")) if key.site == "output" else None)
 
 
 def _rms(row: Row) -> float:

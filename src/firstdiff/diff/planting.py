@@ -29,6 +29,10 @@ Direction = Literal["port", "reference"]
 """Whose computation the values go into: `port` takes the reference's, `reference` the port's."""
 
 
+WITHOUT_EFFECT = "it differs without effect"
+"""Why a value is left that the port keeps in another convention."""
+
+
 @dataclass(frozen=True)
 class Tap:
     """One aligned pair of a replay."""
@@ -144,7 +148,7 @@ def _reason(row: Row, pair: Pair) -> str:
     if row.verdict.kind == "dtype":
         return "an integer on one side, a float on the other"
     if row.healed and all(floats) and not is_mask(pair.reference):
-        return "it differs without effect"
+        return WITHOUT_EFFECT
     return ""
 
 

@@ -21,6 +21,7 @@ from firstdiff.diff.floor import Floors
 from firstdiff.diff.healing import mark_duplicates
 from firstdiff.diff.judge import Verdict, dtype_note, grade_of
 from firstdiff.diff.masks import is_mask
+from firstdiff.diff.own_inputs import OwnInputs
 from firstdiff.diff.planting import once
 from firstdiff.diff.row import Row
 from firstdiff.traces import digest
@@ -147,7 +148,7 @@ def judge_replay(
     `padding.padding_mask`. ``only`` is a glob over module paths; ``start`` the path of the module from which
     on taps are judged.
     """
-    judge = _Judge(truth, own, floor_of, padding)
+    judge = _Judge(truth, own, floor_of, padding, OwnInputs(plan.taps))
     rows, unjudged = [], []
     for tap in chosen(plan.taps, only, start):
         found = judge.row(tap)
@@ -202,8 +203,14 @@ def _again(recorded: Mapping[Key, Activation], activation: Activation) -> Activa
 
 class _Judge:
     def __init__(
-        self, truth: Trace, own: Trace, floor_of: FloorOf, padding: np.ndarray | None
+        self,
+        truth: Trace,
+        own: Trace,
+        floor_of: FloorOf,
+        padding: np.ndarray | None,
+        inputs: OwnInputs,
     ) -> None:
+        self.inputs = inputs
         self.truth, self.own, self.floor_of, self.padding = truth, own, floor_of, padding
         self.ours = {a.key: a for a in truth.activations}
         self.theirs = {a.key: a for a in own.activations}
@@ -247,7 +254,7 @@ class _Judge:
         if floor is None:
             return "no local floor was recorded for it"
         error, scale = spreads(value, truth, valid_elements(truth.shape, self.padding))
-        score = floor.score(error, scale)
+        score = self.inputs.widened(floor, tap.pair.reference).score(error, scale)
         grade = grade_of(score.largest)
         kind = "agrees" if grade == "OK" else "diverges"
         notes = dtype_note(tap.pair.reference, theirs)
