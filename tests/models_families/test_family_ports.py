@@ -151,7 +151,8 @@ def test_a_replay_plants_and_judges_slices(made: Made) -> None:
 def test_reports_show_slices(made: Made, tmp_path: Path) -> None:
     result = checked(made, "gpt2", fault=wrong("unbiased", weights=unbiased))
     assert not [note for note in result.notes if "looking for one failed" in note]
-    assert "h_1.attn.query" in result.to_html(tmp_path / "r.html").read_text()
+    page = result.to_html(tmp_path / "r.html").read_text("utf-8").replace("<wbr>", "")
+    assert "h_1.attn.query" in page
     assert "[..., 0:32]" in result.to_json()
     assert result.to_parquet(tmp_path / "r.parquet").stat().st_size
 

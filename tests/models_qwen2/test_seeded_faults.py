@@ -76,7 +76,7 @@ def test_a_fault_says_where_it_is(name: str, tiny: Path) -> None:
 
 
 def test_unknown_names_are_refused_with_the_known_ones(tiny: Path) -> None:
-    with pytest.raises(OptionError, match=r"'roatry'.*rotary_interleaved"):
+    with pytest.raises(OptionError, match=r"'roatry'.*rotary_missing.*--list"):
         find("roatry")
     with pytest.raises(OptionError, match=r"'lennin'.*linen"):
         subject("lennin", tiny)
