@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from firstdiff.diff.report.replay import print_replay
 from firstdiff.models.faults import FAULTS, Fault, find
@@ -50,10 +51,11 @@ def test_the_cause_of_a_later_fault_is_named_behind_an_earlier_one(
             (fault.activation, fault.site): fault.cause for fault in (one, other)
         }
         assert json.loads(result.to_json())["faults"][0]["explanation"]["cause"] == one.cause
-    print_replay(result)
-    said = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    place = next(n for n, line in enumerate(said) if line.startswith("layers.{0-1}.mlp.act_fn"))
-    assert said[place + 1].startswith("likely cause: activation function. Applying GELU")
+    print_replay(result, console=Console(width=80))
+    said = capsys.readouterr().out.splitlines()
+    place = next(n for n, line in enumerate(said) if line.startswith("  layers.{0-1}.mlp.act_fn"))
+    assert said[place + 1].startswith("      likely cause: activation function. Applying GELU")
+    assert said[place + 2].startswith("      "), "what goes on is indented"
 
 
 @pytest.mark.parametrize("name", ["padding_ignored", "mask_infinite"])

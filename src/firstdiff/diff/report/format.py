@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from math import isinf, isnan
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from firstdiff.diff.inside.answer import Zoom
     from firstdiff.diff.row import Row
+
+_INDENT = " " * 6
 
 BY_ITSELF = "check says it by itself where the reference is captured with --level function."
 """Beside the command that looks inside, where the reference's trace holds modules alone."""
@@ -102,3 +105,15 @@ def origin_sentence(row: Row) -> str:
     parts = f"{found.inherited:.1e} inherited, {found.added:.1e} added here"
     caution = " (gain not recorded)" if found.basis == "gain unknown" else ""
     return f"{error}: {parts}{caution}."
+
+
+def indented(remark: str, width: int) -> str:
+    """``remark`` on lines of its own below its row; names and paths stay whole."""
+    return fill(
+        remark,
+        max(width, 2 * len(_INDENT)),
+        initial_indent=_INDENT,
+        subsequent_indent=_INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from firstdiff.diff.faults import merged
-from firstdiff.diff.report.format import score_text
+from firstdiff.diff.report.format import indented, score_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,20 +27,20 @@ _VERDICTS = {"agrees": "agrees", "diverges": "DIVERGES"}
 def print_replay(result: Replay, *, all_rows: bool = False, console: Console | None = None) -> None:
     """Print ``result``; with ``all_rows`` every judged tap before the faults."""
     out = console or Console(highlight=False)
-    for text in _lines(result, all_rows):
+    for text in _lines(result, all_rows, out.width):
         out.print(text, soft_wrap=text.no_wrap)
 
 
-def _lines(result: Replay, all_rows: bool) -> Iterator[Text]:
+def _lines(result: Replay, all_rows: bool, width: int) -> Iterator[Text]:
     yield Text(_headline(result))
     if all_rows:
         yield from _table([_row(row) for row in result.rows])
     doubt = "bold yellow" if result.suspicions else "bold green"
     yield Text(result.summary, "bold red" if result.faults else doubt)
-    yield from _faults(result.faults, "bold red")
+    yield from _faults(result.faults, "bold red", width)
     if result.suspects:
         yield Text("Near the limit (3 to 8 times the floor), to be repeated in float32:", "yellow")
-        yield from _faults(result.suspects, "yellow")
+        yield from _faults(result.suspects, "yellow", width)
     if result.suspicions:
         yield Text(_BELOW, "yellow")
         yield from _table(list(_suspicions(result.suspicions)), "yellow", "amplitude")
@@ -78,7 +78,7 @@ def _row(found: ReplayRow) -> tuple[str, str, str, str]:
     return row.name or "the model", row.label, verdict, score_text(row.verdict.score)
 
 
-def _faults(faults: Sequence[Fault], style: str) -> Iterator[Text]:
+def _faults(faults: Sequence[Fault], style: str, width: int) -> Iterator[Text]:
     """A line a fault, whatever layers it is in, and its likely cause below."""
     groups = merged(faults)
     lines = _table([_fault(title, found) for title, found in groups], style)
@@ -87,13 +87,13 @@ def _faults(faults: Sequence[Fault], style: str) -> Iterator[Text]:
         yield line
         told = found[0].explanation
         if told is not None:
-            yield Text(f"      likely cause: {told.sentence}")
+            said = indented(f"likely cause: {told.sentence}", width)
+            yield Text(said, no_wrap=True, overflow="ignore")
 
 
 def _fault(title: str, found: Sequence[Fault]) -> tuple[str, str, str, str]:
     scores = [fault.score for fault in found if fault.score is not None]
-    site = {"input": "input", "output": "output"}[found[0].site]
-    return title, site, "", score_text(max(scores)) if scores else "exact"
+    return title, found[0].site, "", score_text(max(scores)) if scores else "exact"
 
 
 def _suspicions(found: Sequence[Suspicion]) -> Iterator[tuple[str, str, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from firstdiff.diff.report.format import (
     BY_ITSELF,
+    indented,
     index_text,
     layout_text,
     pair_text,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _SHOUT = {"diverges": "DIVERGES", "non-finite": "NON-FINITE", "shape": "SHAPE", "dtype": "DTYPE"}
 _MORE = " (--all lists them)"
 _SCORE = "error / floor"
-_INDENT = " " * 6
 
 
 def print_diff(result: Diff, *, all_rows: bool = False, console: Console | None = None) -> None:
@@ -76,19 +75,7 @@ def _rows(found: list[Line], width: int) -> Iterator[Text]:
             f"{text}  {remark}".rstrip() if fits else text, style, no_wrap=True, overflow="ignore"
         )
         if remark and not fits:
-            yield Text(_indented(remark, width), style, no_wrap=True, overflow="ignore")
-
-
-def _indented(remark: str, width: int) -> str:
-    """``remark`` on lines of its own below its row; names and paths stay whole."""
-    return fill(
-        remark,
-        max(width, 2 * len(_INDENT)),
-        initial_indent=_INDENT,
-        subsequent_indent=_INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+            yield Text(indented(remark, width), style, no_wrap=True, overflow="ignore")
 
 
 def _style(row: Row) -> str:
