@@ -101,7 +101,7 @@ def test_the_demo_as_json(firstdiff_cli: Cli) -> None:
     assert both["right"]["finding"] is None
 
 
-@pytest.mark.parametrize("framework", ["nnx", "equinox", "haiku"])
+@pytest.mark.parametrize("framework", ["nnx", "equinox", "haiku", "keras"])
 def test_every_framework_s_port_is_captured_and_judged(
     framework: str, checkpoint: Path, reference: Path
 ) -> None:

@@ -73,9 +73,9 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 def _check_choice(family: str, framework: str, dtype: str) -> None:
     """Refuse before anything is written or captured."""
-    from firstdiff.models.qwen2 import PORTS
+    from firstdiff.models.qwen2.ports import PORTS, UNSTACKED
 
-    frameworks = PORTS if family == "qwen2" else ("linen",)
+    frameworks = (*PORTS, *UNSTACKED) if family == "qwen2" else ("linen",)
     if framework not in frameworks:
         known = ", ".join(frameworks)
         raise OptionError(f"framework {framework!r}: {_title(family)} has ports in {known}.")
