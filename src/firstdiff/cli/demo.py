@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def demo(
     framework: Annotated[
         str,
-        typer.Option(help="linen, nnx, equinox, haiku, keras or function; linen alone beside Qwen2."),
+        typer.Option(
+            help="linen, nnx, equinox, haiku, keras or function; linen alone beside Qwen2."
+        ),
     ] = "linen",
     fault: Annotated[
         str,
