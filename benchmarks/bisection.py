@@ -67,11 +67,11 @@ def reading() -> Iterator[Reading]:
             found.nbytes[path, str(activation.key)] = value.nbytes
         return value
 
-    Trace.stored = counted  # type: ignore[method-assign]  # counting is what this is for
+    Trace.stored = counted
     try:
         yield found
     finally:
-        Trace.stored = stored  # type: ignore[method-assign]
+        Trace.stored = stored
 
 
 @dataclass

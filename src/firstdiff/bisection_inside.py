@@ -137,9 +137,7 @@ def look_inside(
             with reference_inside(ours, model, sides[0], folder) as inner:
                 found = zoomed(region, sides, spotted.rows, inner, own)
                 return found if found.spots else listed  # bfloat16 may hide it from a zoom
-        except (
-            FirstdiffError
-        ):  # moved, or of another version: the port's functions are told all the same
+        except FirstdiffError:  # moved, or of another version
             return listed
 
 

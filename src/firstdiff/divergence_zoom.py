@@ -53,9 +53,7 @@ def with_zoom(
     progress(f"running the port once more, looking into {where}, on right inputs")
     try:
         found = _zoomed(result, reference, subject, port, **options)
-    except (
-        Exception
-    ) as error:  # the user's model, run in a way of ours: the verdict stands without it
+    except Exception as error:  # the user's model, in a way of ours: the verdict stands without
         kind = "" if isinstance(error, FirstdiffError) else f"{type(error).__name__}: "
         return _without(result, f"{kind}{str(error).partition(chr(10))[0]}".rstrip("."))
     return replace(result, zoom=found) if _says_more(found, result) else result

@@ -78,7 +78,7 @@ def test_an_error_of_a_few_roundings_in_one_row_is_a_divergence() -> None:
 
 
 def row(order: int, path: str, score: float, site: str = "output") -> ReplayRow:
-    key = Key(path, site)  # type: ignore[arg-type]  # one of the two sites
+    key = Key(path, site)
     activation = Activation(order, key, "float32", (4, 4))
     grade = grade_of(score)
     verdict = Verdict("agrees" if grade == "OK" else "diverges", score, grade)

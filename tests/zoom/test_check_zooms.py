@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import firstdiff
-from firstdiff.divergence_zoom import with_zoom
 from firstdiff.models import qwen2
+from firstdiff.models.checkpoint import discriminating_inputs
+from firstdiff.models.decoding_faults import DECODING_FAULTS
 from firstdiff.models.subject import Subject
+from firstdiff.recording import record
 
 PORT = """
 from firstdiff.models import qwen2
@@ -97,9 +99,10 @@ def test_what_it_takes_is_told(function_trace, checkpoint):
     )
 
 
-def test_a_decoding_step_is_not_looked_into(function_trace, checkpoint, monkeypatch):
-    result = run(function_trace, qwen2.subject("linen", checkpoint, fault="gqa_tiled"), zoom=False)
-    monkeypatch.setattr("firstdiff.divergence_zoom._step", lambda _result, _finding: 2)
-    told = with_zoom(result, function_trace, None, function_trace)
+def test_a_decoding_step_is_not_looked_into(torch_model, checkpoint, tmp_path):
+    trace, port = tmp_path / "steps.h5", DECODING_FAULTS["cache_first_place"]
+    record(torch_model, trace, inputs=discriminating_inputs(), steps=2, level="function", floor=())
+    told = run(trace, qwen2.subject("linen", checkpoint, fault=port))
+    assert told.finding is not None
     assert told.zoom is None
-    assert "it is in step 2, they are recorded in the prompt's pass alone" in told.notes[-1]
+    assert any("it is in step 1, they are recorded in the prompt's pass" in n for n in told.notes)

@@ -38,8 +38,8 @@ _FUSIBLE = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
 def _group(entry: Entry, by_name: Mapping[tuple[str, str], Entry], rules: Rules) -> list[Entry]:
     """The entries that are fused with ``entry``, the first of them; [] when none are."""
     home, _, last = entry.path.rpartition(".")
-    groups = list(_FUSIBLE if rules.qkv != "apart" else ())
-    groups += [("gate_proj", "up_proj")] if rules.gate_up else []  # type: ignore[list-item]  # pairs and triples
+    groups: list[tuple[str, ...]] = list(_FUSIBLE if rules.qkv != "apart" else ())
+    groups += [("gate_proj", "up_proj")] if rules.gate_up else []
     for names in groups:
         found = [by_name.get((f"{home}.{name}", entry.leaf)) for name in names]
         if last == names[0] and all(e is not None for e in found):
